@@ -1,0 +1,589 @@
+"""SAC Flow-T: soft actor-critic whose policy is a K-step flow with a Transformer-decoder velocity network.
+
+Zhang et al., "SAC Flow: Sample-Efficient RL of Flow-Based Policies via Velocity-Reparameterized Sequential Modeling",
+arXiv 2509.25756. Equation numbers in parentheses are the paper's; the velocity network is (7)-(9): the token of (t, A)
+passes pre-norm decoder layers of self-attention, cross-attention to the state's token, and a feed-forward network.
+
+    python sac_flow_t.py --env-id Humanoid-v4
+    python sac_flow_t.py --env-id HalfCheetah-v4 --critic-hidden-dim 256 --batch-size 256 --learning-starts 5000
+    tensorboard --logdir runs
+"""
+
+# sync: symbols
+# Symbols: s observation, a action in environment units, d action dimension, B batch size, K sampling steps, dt = 1/K,
+# t_k = k dt, A_k intermediate action (B, d), A_0 ~ N(0, I), v velocity, b drift, sigma_k = exp(log_std) noise scale,
+# a = scale * tanh(A_K) + bias, alpha temperature in reward per nat. Log-densities are in nats.
+# sync: end
+
+# sync: imports-and-args
+import copy
+import difflib
+import importlib.util
+import math
+import os
+import shutil
+import subprocess
+import sys
+import time
+import warnings
+from dataclasses import asdict, dataclass, fields
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+import psutil
+import torch
+import torch.nn.functional as F
+import tyro
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+
+@dataclass
+class Args:
+    env_id: str = "Humanoid-v4"  # Gymnasium task with flat Box observations and a bounded Box action space
+    seed: int = 1  # seed of the networks, the noise, the replay sampling and the environment
+    total_timesteps: int = 1_000_000  # environment steps
+    learning_starts: int = 50_000  # environment steps with uniformly random actions before the first update
+    buffer_size: int = 1_000_000  # replay capacity in transitions
+    batch_size: int = 512  # transitions per update
+    gamma: float = 0.99  # discount per environment step
+    policy_lr: float = 3e-4  # Adam step size of the actor
+    q_lr: float = 1e-3  # Adam step size of the critics
+    alpha_lr: float = 1e-3  # Adam step size of log alpha
+    adam_beta1: float = 0.5  # Adam's first-moment decay in all three optimizers (CrossQ: 0.5, elsewhere 0.9)
+    policy_frequency: int = 3  # critic updates per actor and temperature update
+    crossq: bool = True  # BatchRenorm critics without target networks, or plain critics with target networks
+    tau: float = 0.005  # target smoothing per update, used with --no-crossq only
+    critic_hidden_dim: int = 1024  # width of the critics' two hidden layers
+    normalize_obs: bool = True  # BatchRenorm on the actor's observation
+    autotune: bool = True  # adapt alpha so that the policy's entropy meets --target-entropy
+    device: str = "auto"  # auto (cuda where there is one, else cpu), cpu, cuda or mps
+    compile: bool = True  # compile losses and acting with torch.compile; on a CPU this needs a C++ compiler
+    eval_frequency: int = 10_000  # environment steps between evaluations, 0 for none
+    eval_episodes: int = 10  # noise-free episodes per evaluation
+    log_frequency: int = 1000  # environment steps between writes of losses, policy and gradient statistics
+    run_dir: str = "runs"  # folder that receives the run's own folder
+    exp_name: str = os.path.splitext(os.path.basename(__file__))[0]  # name of the experiment in the run's folder
+    save_model: bool = False  # write model.pt (networks with their running statistics, arguments) at the end
+    capture_video: bool = False  # record one episode of every evaluation; without a display set MUJOCO_GL=egl
+    track: bool = False  # send the run to Weights & Biases as well
+    wandb_project_name: str = "sac-flow"  # Weights & Biases project
+    wandb_entity: str | None = None  # Weights & Biases team
+    # sync: end
+    # sync: flow-args
+    alpha: float = 0.01  # initial (with --no-autotune constant) temperature, reward per nat
+    target_entropy: float = 0.0  # target of the path entropy -log p(A_0..A_K), nats in environment action units
+    sampling_steps: int = 4  # K, steps of the rollout
+    drift_correction: bool = False  # drift (14), which keeps a flow-matching field's marginals, instead of b = v
+    log_std_min: float = -5.0  # lower bound of log sigma
+    log_std_max: float = 2.0  # upper bound of log sigma
+    # sync: end
+    # Variant.
+    d_model: int = 96  # width of a token
+    n_layers: int = 2  # decoder layers
+
+
+# sync: environment-and-critic
+def require(condition: bool, message: str):
+    """Bad input ends with one line on standard error and exit code 2, before anything was written."""
+    if not condition:
+        print(f"error: {message}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def make_env(args: Args, video_dir: str | None = None) -> gym.Env:
+    """One plain environment: the caller resets it, so that no stored step can cross an episode's end."""
+    env, problem = None, "install what it needs or choose another"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # the literature's tasks are v4
+            env = gym.make(args.env_id, render_mode="rgb_array" if video_dir else None)
+    except gym.error.UnregisteredEnv:
+        close = difflib.get_close_matches(args.env_id, gym.registry, n=3, cutoff=0.5)
+        problem = f"it is not registered; the closest ids are: {', '.join(close) or 'none'}"
+    except Exception as error:  # a missing package, an outdated task: whatever its author raises
+        problem = "use Pusher-v5" if args.env_id == "Pusher-v4" else problem
+        problem += f" ({str(error).splitlines()[0]})"
+    require(env is not None, f"--env-id {args.env_id}: {problem}")
+    box, space, flat = env.action_space, env.observation_space, "wrap it in FlattenObservation or choose another"
+    bounded = isinstance(box, gym.spaces.Box) and len(box.shape) == 1 and np.isfinite(box.high - box.low).all()
+    require(bounded, f"--env-id {args.env_id}: actions are {box}; choose a task with a bounded one-dimensional Box")
+    is_flat = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
+    require(is_flat, f"--env-id {args.env_id}: observations are {space}, not a flat Box; {flat}")
+    return gym.wrappers.RecordVideo(env, video_dir, episode_trigger=lambda _: True) if video_dir else env
+
+
+def check(args: Args) -> torch.device:
+    """Refuse flags that cannot work, naming flag and remedy; returns the device."""
+    for field in fields(args):
+        flag, value = "--" + field.name.replace("_", "-"), getattr(args, field.name)
+        least = 0 if field.name in ("seed", "learning_starts", "eval_frequency") else 1
+        require(field.type is not int or value >= least, f"{flag} {value}: must be at least {least}")
+        require(field.type is not float or math.isfinite(value), f"{flag} {value}: must be a finite number")
+        require(not field.name.endswith("_lr") or value > 0, f"{flag} {value}: must be above 0")
+    require(0 <= args.gamma <= 1, f"--gamma {args.gamma}: must lie in [0, 1]")
+    require(0 < args.tau <= 1, f"--tau {args.tau}: must lie in (0, 1]")
+    require(0 <= args.adam_beta1 < 1, f"--adam-beta1 {args.adam_beta1}: must lie in [0, 1)")
+    positive = args.alpha > 0 or (args.alpha == 0 and not args.autotune)
+    require(positive, f"--alpha {args.alpha}: must be above 0, or 0 together with --no-autotune")
+    low, high = args.log_std_min, args.log_std_max
+    require(low < high, f"--log-std-min {low}: must be below --log-std-max {high}")
+    starts, total = args.learning_starts, args.total_timesteps
+    require(starts < total, f"--learning-starts {starts}: no step would train; keep it below --total-timesteps {total}")
+    stored = min(starts + 1, args.buffer_size)
+    remedy = "lower it, or raise --learning-starts and --buffer-size"
+    require(args.batch_size <= stored, f"--batch-size {args.batch_size}: the first update has {stored} steps; {remedy}")
+    available = ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
+    device = ("cuda" if "cuda" in available else "cpu") if args.device == "auto" else args.device
+    require(device in available, f"--device {device}: not available here; use auto, {', '.join(available)}")
+    for flag, wanted, package in (("--track", args.track, "wandb"), ("--capture-video", args.capture_video, "moviepy")):
+        found = not wanted or importlib.util.find_spec(package)
+        require(found, f"{flag}: needs a package that is not installed; pip install {package}")
+    return torch.device(device)
+
+
+class BatchRenorm(nn.Module):
+    """Batch renormalization (Ioffe, 2017) over the first dimension of (B, n), with the constants of CrossQ.
+
+    Training mode normalises with the batch's statistics, corrected towards the running ones by r and d; the first
+    `warmup` training calls are plain batch normalization. Evaluation mode uses the running statistics.
+    """
+
+    def __init__(self, n: int, momentum=0.99, eps=1e-3, r_max=3.0, d_max=5.0, warmup=100_000):
+        super().__init__()
+        self.momentum, self.eps, self.r_max, self.d_max, self.warmup = momentum, eps, r_max, d_max, warmup
+        self.weight, self.bias = nn.Parameter(torch.ones(n)), nn.Parameter(torch.zeros(n))
+        self.register_buffer("running_mean", torch.zeros(n))
+        self.register_buffer("running_var", torch.ones(n))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))  # a tensor: a Python int would recompile
+
+    def affine(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Evaluation mode as x * scale + shift, each (n,)."""
+        scale = self.weight / (self.running_var + self.eps).sqrt()
+        return scale, self.bias - self.running_mean * scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            scale, shift = self.affine()
+            return x * scale + shift
+        var, mean = torch.var_mean(x, dim=0, correction=0)
+        std = (var + self.eps).sqrt()
+        with torch.no_grad():  # r and d are constants to the gradient
+            warm, running_std = self.steps >= self.warmup, (self.running_var + self.eps).sqrt()
+            r = torch.where(warm, (std / running_std).clamp(1 / self.r_max, self.r_max), 1.0)
+            d = torch.where(warm, ((mean - self.running_mean) / running_std).clamp(-self.d_max, self.d_max), 0.0)
+            self.running_mean.lerp_(mean, 1 - self.momentum)
+            self.running_var.lerp_(var, 1 - self.momentum)
+            self.steps += 1
+        return ((x - mean) * (r / std) + d) * self.weight + self.bias
+
+
+class Critic(nn.Module):
+    """Two Q-functions: obs (B, n), action (B, d) -> (2, B), in units of return."""
+
+    def __init__(self, obs_dim: int, action_dim: int, hidden: int, crossq: bool):
+        super().__init__()
+        widths = (obs_dim + action_dim, hidden, hidden, 1)
+        # Two separate heads: on a CPU as fast as batched products, and easier to read.
+        self.layers = nn.ModuleList(nn.ModuleList(map(nn.Linear, widths[:-1], widths[1:])) for _ in range(2))
+        self.norms = nn.ModuleList(nn.ModuleList(map(BatchRenorm, widths[:-1])) for _ in range(2)) if crossq else None
+
+    def forward(self, obs: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        q = []
+        for head, layers in enumerate(self.layers):
+            x = torch.cat([obs, action], dim=1)
+            for i, layer in enumerate(layers):
+                # ReLU. Behind frozen weights F.relu saves a boolean mask, whose stores Inductor does not vectorise.
+                x = 0.5 * (x + x.abs()) if i else x
+                weight, bias = layer.weight, layer.bias
+                if self.norms is not None and self.training:
+                    x = self.norms[head][i](x)
+                elif self.norms is not None:  # the running statistics are constants: fold them into the layer
+                    scale, shift = self.norms[head][i].affine()
+                    weight, bias = weight * scale, bias + weight @ shift
+                # One output is a weighted sum: as a matrix product its gradient is slow on a CPU.
+                x = F.linear(x, weight, bias) if len(bias) > 1 else (x * weight).sum(1) + bias
+            q.append(x)
+        return torch.stack(q)
+
+
+class LogStd(nn.Linear):
+    """Linear head for log sigma, bounded smoothly to [low, high]."""
+
+    def __init__(self, in_dim: int, out_dim: int, low: float, high: float):
+        super().__init__(in_dim, out_dim)
+        self.low, self.high = low, high
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        return self.low + 0.5 * (self.high - self.low) * (torch.tanh(super().forward(h)) + 1)
+
+
+# sync: end
+
+
+# sync: velocity-t
+class DecoderLayer(nn.Module):
+    """Pre-norm decoder layer (8) for one token z (B, d_model) that sees itself and one state token.
+
+    A softmax over one key is 1 whatever the query says: attention under a diagonal mask, and attention to one state
+    token, are exactly W_o W_v. Queries and keys would be dead weights, so there are none, nor heads.
+    """
+
+    def __init__(self, d_model: int):
+        super().__init__()
+        self.self_attention = nn.Sequential(nn.Linear(d_model, d_model), nn.Linear(d_model, d_model))  # W_v, W_o
+        self.cross_attention = nn.Sequential(nn.Linear(d_model, d_model), nn.Linear(d_model, d_model))
+        self.widen, self.narrow = nn.Linear(d_model, 4 * d_model), nn.Linear(4 * d_model, d_model)
+        self.norm_self, self.norm_feed_forward = nn.LayerNorm(d_model, eps=1e-6), nn.LayerNorm(d_model, eps=1e-6)
+
+    def forward(self, z: torch.Tensor, attended_state: torch.Tensor) -> torch.Tensor:
+        z = z + self.self_attention(self.norm_self(z)) + attended_state
+        h = self.widen(self.norm_feed_forward(z))
+        # GELU in its tanh form: (1 + tanh u) / 2 = sigmoid(2 u), which compiles to faster code.
+        return z + self.narrow(h * torch.sigmoid(math.sqrt(8 / math.pi) * (h + 0.044715 * h**3)))
+
+
+class Velocity(nn.Module):
+    """Transformer-decoder velocity (7)-(9): v and log sigma are linear in the decoded token of (t, A)."""
+
+    def __init__(self, obs_dim: int, action_dim: int, args):
+        super().__init__()
+        d, half, quarter = args.d_model, max(args.d_model // 2, 1), max(args.d_model // 4, 1)
+        self.state = nn.Sequential(nn.Linear(obs_dim, half), nn.SiLU(), nn.Linear(half, d))
+        self.time = nn.Sequential(
+            nn.Linear(1, quarter), nn.SiLU(), nn.Linear(quarter, half), nn.SiLU(), nn.Linear(half, d)
+        )
+        self.action = nn.Linear(action_dim, d)
+        self.layers = nn.ModuleList(DecoderLayer(d) for _ in range(args.n_layers))
+        self.norm, self.v = nn.LayerNorm(d, eps=1e-6), nn.Linear(d, action_dim)
+        self.log_std = LogStd(d, action_dim, args.log_std_min, args.log_std_max)
+
+    def precompute(self, obs: torch.Tensor, t: torch.Tensor) -> tuple:
+        """All that does not depend on A, for the times t (K, B or 1, 1) at once: the rollout's loop is only `step`."""
+        state = self.state(obs)
+        return self.time(t), [layer.cross_attention(state) for layer in self.layers]
+
+    def step(self, context: tuple, x: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """v and log sigma (B, d) at A_k = x, for the k-th time given to `precompute`."""
+        time, attended_states = context
+        z = self.action(x) + time[k]
+        for layer, attended_state in zip(self.layers, attended_states, strict=True):
+            z = layer(z, attended_state)
+        z = self.norm(z)
+        return self.v(z), self.log_std(z)
+
+    def forward(self, obs: torch.Tensor, x: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """obs (B, n), x = A_t (B, d), t (B or 1, 1) in [0, 1] -> v (B, d), log sigma (B, d)."""
+        return self.step(self.precompute(obs, t[None]), x, 0)
+
+
+# sync: end
+
+
+# sync: actor
+class Actor(nn.Module):
+    """Flow policy: noise-augmented K-step rollout (13) of `Velocity`, squashed into the action box."""
+
+    def __init__(self, obs_dim: int, box: gym.spaces.Box, args):
+        super().__init__()
+        self.action_dim, self.K, self.drift_correction = box.shape[0], args.sampling_steps, args.drift_correction
+        self.noise_factors = self.K + 1  # independent Gaussian factors of the path density: A_0 and one per step
+        self.norm = BatchRenorm(obs_dim) if args.normalize_obs else nn.Identity()
+        self.velocity = Velocity(obs_dim, self.action_dim, args)
+        self.register_buffer("t", torch.arange(self.K).view(-1, 1, 1) / self.K)
+        self.register_buffer("scale", torch.as_tensor((box.high - box.low) / 2, dtype=torch.float32))
+        self.register_buffer("bias", torch.as_tensor((box.high + box.low) / 2, dtype=torch.float32))
+
+    def rollout(self, obs: torch.Tensor, noise: torch.Tensor, deterministic=False) -> tuple[list, list]:
+        """obs (B, n), noise (K + 1, B, d) ~ N(0, I) -> [A_0, .., A_K], [log sigma_0, .., log sigma_{K-1}], each (B, d).
+
+        deterministic: sigma = 0, the Euler integration of v from A_0 = noise[0].
+        """
+        dt, context = 1 / self.K, self.velocity.precompute(self.norm(obs), self.t)
+        path, log_stds = [noise[0]], []
+        for k in range(self.K):
+            t, x = k * dt, path[-1]
+            v, log_std = self.velocity.step(context, x, k)
+            if deterministic:
+                path.append(x + v * dt)
+                continue
+            if self.drift_correction:  # (14), in the form that is regular at t = 0
+                var = torch.exp(2 * log_std)
+                v = ((1 - t + t * var / 2) * v - var / 2 * x) / (1 - t)
+            path.append(x + v * dt + torch.exp(log_std) * math.sqrt(dt) * noise[k + 1])
+            log_stds.append(log_std)
+        return path, log_stds
+
+    def log_prob(self, path: list, log_stds: list, noise: torch.Tensor) -> torch.Tensor:
+        """Log-density (B,) of the path and its action. The A_k were drawn from the noise, so no residual is recomputed;
+        every factor keeps its -log(sigma sqrt(dt)), the only term by which the entropy reaches the noise head."""
+        gaussian = -0.5 * (noise.square() + math.log(2 * math.pi)).sum(dim=(0, 2))
+        step_scale = sum(log_stds).sum(-1) - 0.5 * self.K * self.action_dim * math.log(self.K)
+        return gaussian - step_scale - self.log_det(path[-1])
+
+    # sync: end
+
+    # sync: squash
+    def log_det(self, x: torch.Tensor) -> torch.Tensor:
+        """log |da/dA_K| (B,) in the form that stays finite; scale is inside: entropy is in environment action units."""
+        return (self.scale.log() + 2 * (math.log(2) - x - F.softplus(-2 * x))).sum(-1)
+
+    def squash(self, x: torch.Tensor) -> torch.Tensor:
+        return self.scale * torch.tanh(x) + self.bias
+
+    def draw_noise(self, batch: int, generator: torch.Generator) -> torch.Tensor:
+        """Standard normal noise for `batch` actions: drawn outside the compiled functions, so that they are pure."""
+        return torch.randn(self.noise_factors, batch, self.action_dim, generator=generator, device=generator.device)
+
+    def forward(self, obs: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Actions (B, d) in environment units and their log-density (B,)."""
+        path, log_stds = self.rollout(obs, noise)
+        return self.squash(path[-1]), self.log_prob(path, log_stds, noise)
+
+    def act(self, obs: torch.Tensor, noise: torch.Tensor, deterministic=False) -> torch.Tensor:
+        """Actions (B, d) alone, in environment units."""
+        return self.squash(self.rollout(obs, noise, deterministic)[0][-1])
+
+
+# sync: end
+
+
+# sync: training
+class ReplayBuffer:
+    """Ring of transitions on one device. Only termination is stored as an end: a time limit bootstraps."""
+
+    def __init__(self, capacity: int, obs_dim: int, action_dim: int, device: torch.device):
+        widths = {"obs": obs_dim, "action": action_dim, "reward": 1, "next_obs": obs_dim, "terminated": 1}
+        needed = 4 * capacity * sum(widths.values())
+        free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else psutil.virtual_memory().available
+        print(f"replay buffer: {capacity} transitions, {needed / 2**30:.2f} GiB of {free / 2**30:.1f} GiB free")
+        most = int(0.8 * free / needed * capacity)
+        require(needed <= free, f"--buffer-size {capacity}: more than the free memory; {most} would fit")
+        self.data = {k: torch.empty(capacity, n, device=device).squeeze(1) for k, n in widths.items()}
+        self.capacity, self.count = capacity, 0
+
+    def add(self, **transition):
+        """Store one transition, given by name as NumPy arrays and numbers."""
+        for key, value in transition.items():
+            self.data[key][self.count % self.capacity] = torch.as_tensor(value, dtype=torch.float32)
+        self.count += 1
+
+    def sample(self, batch: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Uniform draw with replacement: name -> (B, n) or (B,)."""
+        stored = min(self.count, self.capacity)
+        index = torch.randint(stored, (batch,), generator=generator, device=generator.device)
+        return {key: value[index] for key, value in self.data.items()}
+
+
+def frozen_view(module: nn.Module) -> nn.Module:
+    """`module` in evaluation mode and without gradients, on the same storage: it follows every in-place update.
+
+    CrossQ acts, and computes a' and the actor's loss, with running statistics: a view spares switching modes.
+    """
+    view = copy.deepcopy(module).eval().requires_grad_(False)
+    for tensors in (nn.Module.parameters, nn.Module.buffers):
+        for mine, original in zip(tensors(view), tensors(module), strict=True):
+            mine.data = original.data
+    return view
+
+
+def critic_loss(critic, target_critic, actor, batch, noise, alpha, gamma):
+    """Soft Bellman error, and the mean Q. Without a target critic it is CrossQ's."""
+    # Target.
+    with torch.no_grad():
+        next_action, next_log_prob = actor(batch["next_obs"], noise)
+    if target_critic is None:  # one joint pass, so that the batch's statistics cover both distributions
+        obs = torch.cat([batch["obs"], batch["next_obs"]])
+        q, next_q = critic(obs, torch.cat([batch["action"], next_action])).chunk(2, dim=1)
+    else:
+        q, next_q = critic(batch["obs"], batch["action"]), target_critic(batch["next_obs"], next_action)
+    next_value = next_q.detach().amin(0) - alpha * next_log_prob
+    target = batch["reward"] + gamma * (1 - batch["terminated"]) * next_value
+    # Critic.
+    return 0.5 * (q - target).square().mean(1).sum(), q.detach().mean()
+
+
+def actor_loss(actor, critic, obs, noise, alpha):
+    """Mean of alpha * log p - min Q, and the mean log p. Q sees the action, the gradient runs through every step."""
+    action, log_prob = actor(obs, noise)
+    return (alpha * log_prob - critic(obs, action).amin(0)).mean(), log_prob.detach().mean()
+
+
+def alpha_loss(log_alpha, log_prob, target_entropy):
+    """With the entropy -log_prob below its target, the gradient step raises alpha."""
+    return log_alpha.exp() * (-log_prob - target_entropy)
+
+
+def path_statistics(actor, critic, obs, noise, alpha) -> dict[str, torch.Tensor]:
+    """Mean sigma of each step, and the batch mean of || d loss_b / d A_k || where loss_b is one sample's actor loss:
+    the gradient norms of the paper's Figure 6. Takes frozen views."""
+    path, log_stds = actor.rollout(obs, noise.clone().requires_grad_())
+    loss = alpha * actor.log_prob(path, log_stds, noise) - critic(obs, actor.squash(path[-1])).amin(0)
+    gradients = torch.autograd.grad(loss.sum(), path)
+    stds = torch.stack(log_stds).detach().exp().mean((1, 2))
+    tags = {"policy/std": stds.mean()} | {f"policy/std_step_{k}": std for k, std in enumerate(stds) if len(stds) > 1}
+    return tags | {f"gradients/step_{k}": gradient.norm(dim=1).mean() for k, gradient in enumerate(gradients)}
+
+
+def evaluate(actor, envs: list[gym.Env], seed: int, device: torch.device) -> np.ndarray:
+    """Undiscounted returns (n,) of one noise-free episode per environment. Same seed: same start states and A_0."""
+    generator, box = torch.Generator(device).manual_seed(seed), envs[0].action_space
+    returns, running = np.zeros(len(envs)), np.ones(len(envs), dtype=bool)
+    obs = np.stack([env.reset(seed=seed + i)[0] for i, env in enumerate(envs)])
+    while running.any():
+        with torch.no_grad():
+            obs_tensor = torch.as_tensor(obs, dtype=torch.float32, device=device)
+            actions = actor.act(obs_tensor, actor.draw_noise(len(envs), generator), deterministic=True)
+        actions = actions.cpu().numpy().clip(box.low, box.high)
+        for i in np.flatnonzero(running):
+            obs[i], reward, terminated, truncated, _ = envs[i].step(actions[i])
+            returns[i] += reward
+            running[i] = not (terminated or truncated)
+    return returns
+
+
+def start_run(args: Args, device: torch.device) -> tuple[str, SummaryWriter]:
+    """Make the run's folder and record what is needed to repeat the run."""
+    name = f"{args.env_id.replace('/', '-')}__{args.exp_name}__{args.seed}__{int(time.time())}"
+    path, problem = os.path.join(args.run_dir, name), None
+    try:
+        os.makedirs(path)
+    except OSError as error:
+        problem = error.strerror
+    require(problem is None, f"--run-dir {args.run_dir}: {path} cannot be made ({problem}); choose another folder")
+    if args.track:
+        import wandb
+
+        team, project = args.wandb_entity, args.wandb_project_name
+        wandb.init(project=project, entity=team, name=name, config=asdict(args), sync_tensorboard=True)
+    here = os.path.dirname(os.path.abspath(__file__))
+    git = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True)
+    versions = {module.__name__: module.__version__ for module in (torch, gym, mujoco, np)}
+    versions |= {"python": sys.version.split()[0], "git": git.stdout.strip() or "unknown", "device": str(device)}
+    writer = SummaryWriter(path)
+    for title, table in (("hyperparameters", asdict(args)), ("versions", versions)):
+        writer.add_text(title, "|name|value|\n|-|-|\n" + "\n".join(f"|{key}|{value}|" for key, value in table.items()))
+    return path, writer
+
+
+def main(args: Args) -> str:
+    """Train; returns the run's folder."""
+    device = check(args)
+    env = make_env(args)
+    obs_dim, box = env.observation_space.shape[0], env.action_space
+    buffer = ReplayBuffer(args.buffer_size, obs_dim, box.shape[0], device)
+    path, writer = start_run(args, device)
+    print(f"run: {path}", flush=True)
+    video_dir = os.path.join(path, "videos") if args.capture_video else None
+    episodes = range(args.eval_episodes if args.eval_frequency else 0)
+    eval_envs = [make_env(args, None if i else video_dir) for i in episodes]
+
+    # Networks and optimizers.
+    # "medium" sends float32 products to oneDNN on a CPU (bfloat16 only where the CPU has AMX), "high" is TF32 on CUDA.
+    torch.set_float32_matmul_precision("medium" if device.type == "cpu" else "high")
+    torch.manual_seed(args.seed)
+    generator = torch.Generator(device).manual_seed(args.seed)
+    actor = Actor(obs_dim, box, args).to(device)
+    critic = Critic(obs_dim, box.shape[0], args.critic_hidden_dim, args.crossq).to(device)
+    target_critic = None if args.crossq else copy.deepcopy(critic).requires_grad_(False)
+    actor_view, critic_view = frozen_view(actor), frozen_view(critic)
+    log_alpha = torch.tensor(args.alpha, device=device).log().requires_grad_()
+    target_entropy = -box.shape[0] if args.target_entropy is None else args.target_entropy
+    adam = {"betas": (args.adam_beta1, 0.999), "fused": True}
+    actor_optimizer = torch.optim.Adam(actor.parameters(), lr=args.policy_lr, **adam)
+    critic_optimizer = torch.optim.Adam(critic.parameters(), lr=args.q_lr, **adam)
+    alpha_optimizer = torch.optim.Adam([log_alpha], lr=args.alpha_lr, **adam)
+    functions = critic_loss, actor_loss, actor_view.act
+    if args.compile and (device.type != "cpu" or any(map(shutil.which, ("g++", "clang++", "c++")))):
+        functions = (torch.compile(function, dynamic=False) for function in functions)
+    elif args.compile:
+        print("no C++ compiler found: running without torch.compile, slower")
+    critic_loss_fn, actor_loss_fn, act_fn = functions
+
+    def act(obs: np.ndarray) -> np.ndarray:
+        noise = actor.draw_noise(1, generator)
+        with torch.no_grad():
+            action = act_fn(torch.as_tensor(obs, dtype=torch.float32, device=device)[None], noise)[0]
+        return action.cpu().numpy().clip(box.low, box.high)  # rounding may pass a bound by one unit
+
+    obs, _ = env.reset(seed=args.seed)
+    box.seed(args.seed)
+    episode_return, episode_length, last_return, updates, metrics = 0.0, 0, math.nan, 0, {}
+    window_start, steps_per_second = None, math.nan  # the first window holds the compilation and is not counted
+    progress = tqdm(total=args.total_timesteps, unit="step", disable=not sys.stderr.isatty())
+    for step in range(1, args.total_timesteps + 1):
+        # Act.
+        action = box.sample() if step <= args.learning_starts else act(obs)
+        next_obs, reward, terminated, truncated, _ = env.step(action)
+        buffer.add(obs=obs, action=action, reward=reward, next_obs=next_obs, terminated=terminated)
+        obs, episode_return, episode_length = next_obs, episode_return + float(reward), episode_length + 1
+        if terminated or truncated:
+            writer.add_scalar("charts/episodic_return", episode_return, step)
+            writer.add_scalar("charts/episodic_length", episode_length, step)
+            obs, _ = env.reset()
+            last_return, episode_return, episode_length = episode_return, 0.0, 0
+
+        # Learn.
+        if step > args.learning_starts:
+            batch, noise = buffer.sample(args.batch_size, generator), actor.draw_noise(args.batch_size, generator)
+            alpha = log_alpha.detach().exp()
+            loss, q = critic_loss_fn(critic, target_critic, actor_view, batch, noise, alpha, args.gamma)
+            critic_optimizer.zero_grad()
+            loss.backward()
+            critic_optimizer.step()
+            if target_critic is not None:
+                torch._foreach_lerp_(list(target_critic.parameters()), list(critic.parameters()), args.tau)
+            updates += 1
+            metrics |= {"losses/qf_loss": loss.detach(), "losses/qf_values": q, "losses/alpha": alpha}
+            if updates % args.policy_frequency == 0:
+                noise = actor.draw_noise(args.batch_size, generator)
+                loss, log_prob = actor_loss_fn(actor, critic_view, batch["obs"], noise, alpha)
+                actor_optimizer.zero_grad()
+                loss.backward()
+                actor_optimizer.step()
+                metrics |= {"losses/actor_loss": loss.detach(), "policy/log_prob": log_prob}
+                if args.autotune:
+                    loss = alpha_loss(log_alpha, log_prob, target_entropy)
+                    alpha_optimizer.zero_grad()
+                    loss.backward()
+                    alpha_optimizer.step()
+                    metrics["losses/alpha_loss"] = loss.detach()
+
+        # Log and evaluate: the only place that waits for the device.
+        progress.update()
+        if updates and step % args.log_frequency == 0:
+            now = time.perf_counter()
+            if window_start is not None:
+                steps_per_second = args.log_frequency / (now - window_start)
+                writer.add_scalar("charts/SPS", steps_per_second, step)
+            window_start = now
+            metrics |= path_statistics(actor_view, critic_view, batch["obs"], noise, alpha)
+            for tag, value in metrics.items():
+                writer.add_scalar(tag, value.item(), step)
+            progress.set_postfix(episodic_return=f"{last_return:.1f}", refresh=False)
+        if eval_envs and step % args.eval_frequency == 0:
+            start = time.perf_counter()
+            returns = evaluate(actor_view, eval_envs, 10_000 + args.seed, device)
+            writer.add_scalar("eval/episodic_return", returns.mean(), step)
+            writer.add_scalar("eval/episodic_return_std", returns.std(), step)
+            scores = f"eval return {returns.mean():.1f} +- {returns.std():.1f}  train return {last_return:.1f}"
+            tqdm.write(f"step {step}/{args.total_timesteps}  {scores}  {steps_per_second:.0f} steps/s")
+            if window_start is not None:
+                window_start += time.perf_counter() - start  # steps/s is of training alone
+    progress.close()
+    writer.close()
+    if args.save_model:
+        state = {"actor": actor.state_dict(), "critic": critic.state_dict(), "log_alpha": log_alpha.detach()}
+        torch.save(state | {"args": asdict(args)}, os.path.join(path, "model.pt"))
+    for finished in (env, *eval_envs):
+        finished.close()
+    return path
+
+
+# sync: end
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

@@ -1,0 +1,84 @@
+"""Keep the copies in the single-file scripts identical.
+
+A block between `# sync: NAME` and `# sync: end` must be the same text in every script that has it. The scripts stay
+self-contained: nothing is imported, the copies are only compared, and repaired on request.
+
+    python scripts/check_sync.py                          # report, exit code 1 if copies differ
+    python scripts/check_sync.py --fix                    # copy every block from the first script that has it
+    python scripts/check_sync.py --fix --source FILE      # copy FILE's blocks to the others
+"""
+
+import argparse
+import difflib
+import itertools
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FLOWS = ("sac_flow_g.py", "sac_flow_t.py", "sac_flow_naive.py")
+BLOCK = re.compile(r"^ *# sync: (?!end$)(\S+)$\n(.*?)^ *# sync: end$", re.MULTILINE | re.DOTALL)
+VARIANT_BLOCKS = re.compile(r"\nclass (Velocity|DecoderLayer)\b.*?(?=\n\n\n)", re.DOTALL)
+
+
+def blocks(text: str) -> dict[str, str]:
+    """Name -> text of a script's marked blocks; ValueError for a marker without its partner or a name used twice."""
+    found = BLOCK.findall(text)
+    names = [name for name, _ in found]
+    if len(re.findall(r"^ *# sync: ", text, re.MULTILINE)) != 2 * len(found) or len(set(names)) != len(names):
+        raise ValueError("unbalanced or repeated '# sync:' markers")
+    return dict(found)
+
+
+def changed_lines(a: str, b: str) -> tuple[int, int]:
+    """Lines that `diff` would print with < or >, and its hunks."""
+    opcodes = difflib.SequenceMatcher(None, a.splitlines(), b.splitlines(), autojunk=False).get_opcodes()
+    hunks = [code for code in opcodes if code[0] != "equal"]
+    return sum(i2 - i1 + j2 - j1 for _, i1, i2, j1, j2 in hunks), len(hunks)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, default=ROOT, help="folder of the scripts")
+    parser.add_argument("--fix", action="store_true", help="copy differing blocks from the source")
+    parser.add_argument("--source", type=Path, help="script whose blocks are right (default: the first that has one)")
+    args = parser.parse_args()
+
+    first = [args.source.resolve()] if args.source else []
+    paths = first + [args.root / name for name in FLOWS if (args.root / name).exists()]
+    for folder in (args.root, args.root / "offline_to_online", args.root / "baselines"):
+        paths += sorted(path for path in folder.glob("*.py") if "# sync: " in path.read_text())
+    paths = list(dict.fromkeys(path.resolve() for path in paths))
+    texts = {path: path.read_text() for path in paths}
+    reference, differing = {}, 0
+    for path in paths:
+        name = path.relative_to(args.root.resolve())
+        try:
+            own = blocks(texts[path])
+        except ValueError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            return 1
+        for block, text in own.items():
+            source, expected = reference.setdefault(block, (name, text))
+            if text != expected:
+                differing += 1
+                print(f"{name}: block '{block}' differs from {source}" + (", copied" if args.fix else ""))
+                if args.fix:
+                    marker = re.compile(rf"(^ *# sync: {re.escape(block)}$\n).*?(^ *# sync: end$)", re.M | re.S)
+                    texts[path] = marker.sub(lambda m, new=expected: m[1] + new + m[2], texts[path], count=1)
+                    path.write_text(texts[path])
+
+    print(f"{len(paths)} scripts, {len(reference)} blocks, {differing} differing copies")
+    top = [path for path in paths if path.parent == args.root.resolve()]
+    print(f"\n{'changed lines (hunks) of each pair':44} {'whole':>10} {'besides the velocity network':>30}")
+    for a, b in itertools.combinations(top, 2):
+        whole, rest = (
+            changed_lines(*(cut(texts[path]) for path in (a, b)))
+            for cut in (lambda text: text, lambda text: VARIANT_BLOCKS.sub("", text))
+        )
+        print(f"{a.name + ' ' + b.name:44} {whole[0]:5} ({whole[1]:2}) {rest[0]:25} ({rest[1]:2})")
+    return 1 if differing and not args.fix else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""Shared fixtures: the four scripts as modules, and a toy environment whose transitions can be recognised."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+torch.set_num_threads(1)  # two threads on small products only wait for each other
+
+FLOWS = ("sac_flow_g", "sac_flow_t", "sac_flow_naive")
+SCRIPTS = (*FLOWS, "sac_gaussian")
+BOX = gym.spaces.Box(np.array([-1.0, 0.5], np.float32), np.array([3.0, 0.7], np.float32))  # asymmetric, two scales
+
+
+class CountingEnv(gym.Env):
+    """Observation (episode, step); even episodes terminate after 7 steps, odd ones run into their limit of 11."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (2,))
+    action_space = BOX
+
+    def __init__(self):
+        self.episode = -1
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.episode, self.steps = self.episode + 1, 0
+        return self._obs(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(np.asarray(action, np.float32)), action
+        self.steps += 1
+        return self._obs(), float(action[0]), self.episode % 2 == 0 and self.steps == 7, False, {}
+
+    def _obs(self):
+        return np.array([self.episode, self.steps], np.float32)
+
+
+gym.register("Counting-v0", CountingEnv, max_episode_steps=11)
+gym.register("Pixels-v0", lambda: _with_spaces(gym.spaces.Box(0, 255, (8, 8, 3), np.uint8), BOX))
+gym.register("Dictionary-v0", lambda: _with_spaces(gym.spaces.Dict({"x": BOX}), BOX))
+gym.register("Unbounded-v0", lambda: _with_spaces(BOX, gym.spaces.Box(-np.inf, np.inf, (2,))))
+
+
+def _with_spaces(observation_space, action_space):
+    env = CountingEnv()
+    env.observation_space, env.action_space = observation_space, action_space
+    return env
+
+
+@pytest.fixture(params=SCRIPTS)
+def script(request):
+    return importlib.import_module(request.param)
+
+
+@pytest.fixture(params=FLOWS)
+def flow(request):
+    return importlib.import_module(request.param)
+
+
+def make_actor(module, obs_dim=3, box=BOX, **flags):
+    """A float64 actor in evaluation mode with untrained but non-trivial statistics."""
+    torch.manual_seed(0)
+    actor = module.Actor(obs_dim, box, module.Args(**flags)).double().eval()
+    if isinstance(actor.norm, module.BatchRenorm):
+        actor.norm.running_mean.normal_()
+        actor.norm.running_var.uniform_(0.5, 2)
+    return actor
+
+
+def small(**flags):
+    """Flags of a run of seconds on the toy environment."""
+    base = {
+        "env_id": "Counting-v0",
+        "total_timesteps": 80,
+        "learning_starts": 30,
+        "batch_size": 16,
+        "buffer_size": 1000,
+    }
+    base |= {"critic_hidden_dim": 16, "eval_frequency": 40, "eval_episodes": 2, "log_frequency": 10, "compile": False}
+    return base | {"device": "cpu"} | flags
+
+
+def scalars(run_dir) -> dict[str, list[tuple[int, float]]]:
+    """Tag -> [(step, value)] of a run's TensorBoard events."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run_dir), size_guidance={"scalars": 0, "tensors": 0})
+    events.Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}

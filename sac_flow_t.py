@@ -204,7 +204,7 @@ class Critic(nn.Module):
                     scale, shift = self.norms[head][i].affine()
                     weight, bias = weight * scale, bias + weight @ shift
                 # One output is a weighted sum: as a matrix product its gradient is slow on a CPU.
-                x = F.linear(x, weight, bias) if len(bias) > 1 else (x * weight).sum(1) + bias
+                x = F.linear(x, weight, bias).to(x.dtype) if len(bias) > 1 else (x * weight).sum(1) + bias
             q.append(x)
         return torch.stack(q)
 
@@ -305,7 +305,7 @@ class Actor(nn.Module):
         path, log_stds = [noise[0]], []
         for k in range(self.K):
             t, x = k * dt, path[-1]
-            v, log_std = self.velocity.step(context, x, k)
+            v, log_std = (out.to(x.dtype) for out in self.velocity.step(context, x, k))
             if deterministic:
                 path.append(x + v * dt)
                 continue

@@ -196,7 +196,7 @@ class Critic(nn.Module):
                     scale, shift = self.norms[head][i].affine()
                     weight, bias = weight * scale, bias + weight @ shift
                 # One output is a weighted sum: as a matrix product its gradient is slow on a CPU.
-                x = F.linear(x, weight, bias) if len(bias) > 1 else (x * weight).sum(1) + bias
+                x = F.linear(x, weight, bias).to(x.dtype) if len(bias) > 1 else (x * weight).sum(1) + bias
             q.append(x)
         return torch.stack(q)
 

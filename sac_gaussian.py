@@ -87,52 +87,43 @@ def require(condition: bool, message: str):
 
 def make_env(args: Args, video_dir: str | None = None) -> gym.Env:
     """One plain environment: the caller resets it, so that no stored step can cross an episode's end."""
-    env, problem = None, "install what it needs or choose another"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # the literature's tasks are v4
             env = gym.make(args.env_id, render_mode="rgb_array" if video_dir else None)
-    except gym.error.UnregisteredEnv:
-        close = difflib.get_close_matches(args.env_id, gym.registry, n=3, cutoff=0.5)
-        problem = f"it is not registered; the closest ids are: {', '.join(close) or 'none'}"
-    except Exception as error:  # a missing package, an outdated task: whatever its author raises
-        problem = "use Pusher-v5" if args.env_id == "Pusher-v4" else problem
-        problem += f" ({str(error).splitlines()[0]})"
-    require(env is not None, f"--env-id {args.env_id}: {problem}")
-    box, space, flat = env.action_space, env.observation_space, "wrap it in FlattenObservation or choose another"
+    except Exception as error:  # no such id, a missing package, an outdated task: whatever its author raises
+        close = difflib.get_close_matches(args.env_id, set(gym.registry) - {args.env_id}, n=3, cutoff=0.5)
+        remedy = f"choose another; the closest ids are: {', '.join(close) or 'none'}"
+        require(False, f"--env-id {args.env_id}: {str(error).partition(chr(10))[0]}; {remedy}")
+    box, space = env.action_space, env.observation_space
     bounded = isinstance(box, gym.spaces.Box) and len(box.shape) == 1 and np.isfinite(box.high - box.low).all()
     require(bounded, f"--env-id {args.env_id}: actions are {box}; choose a task with a bounded one-dimensional Box")
-    is_flat = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
-    require(is_flat, f"--env-id {args.env_id}: observations are {space}, not a flat Box; {flat}")
+    flat = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
+    require(flat, f"--env-id {args.env_id}: observations are {space}, not a flat Box; wrap it in FlattenObservation")
     return gym.wrappers.RecordVideo(env, video_dir, episode_trigger=lambda _: True) if video_dir else env
 
 
 def check(args: Args) -> torch.device:
     """Refuse flags that cannot work, naming flag and remedy; returns the device."""
+    inf, stored = math.inf, min(args.learning_starts + 1, args.buffer_size)
+    limits = dict.fromkeys(("seed", "learning_starts", "eval_frequency", "policy_lr", "q_lr", "alpha_lr"), (0, inf))
+    limits |= {"gamma": (0, 1), "tau": (0, 1), "adam_beta1": (0, 0.999), "alpha": (1e-9 if args.autotune else 0, inf)}
     for field in fields(args):
-        flag, value = "--" + field.name.replace("_", "-"), getattr(args, field.name)
-        least = 0 if field.name in ("seed", "learning_starts", "eval_frequency") else 1
-        require(field.type is not int or value >= least, f"{flag} {value}: must be at least {least}")
-        require(field.type is not float or math.isfinite(value), f"{flag} {value}: must be a finite number")
-        require(not field.name.endswith("_lr") or value > 0, f"{flag} {value}: must be above 0")
-    require(0 <= args.gamma <= 1, f"--gamma {args.gamma}: must lie in [0, 1]")
-    require(0 < args.tau <= 1, f"--tau {args.tau}: must lie in (0, 1]")
-    require(0 <= args.adam_beta1 < 1, f"--adam-beta1 {args.adam_beta1}: must lie in [0, 1)")
-    positive = args.alpha > 0 or (args.alpha == 0 and not args.autotune)
-    require(positive, f"--alpha {args.alpha}: must be above 0, or 0 together with --no-autotune")
-    low, high = args.log_std_min, args.log_std_max
-    require(low < high, f"--log-std-min {low}: must be below --log-std-max {high}")
-    starts, total = args.learning_starts, args.total_timesteps
-    require(starts < total, f"--learning-starts {starts}: no step would train; keep it below --total-timesteps {total}")
-    stored = min(starts + 1, args.buffer_size)
-    remedy = "lower it, or raise --learning-starts and --buffer-size"
-    require(args.batch_size <= stored, f"--batch-size {args.batch_size}: the first update has {stored} steps; {remedy}")
-    available = ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
-    device = ("cuda" if "cuda" in available else "cpu") if args.device == "auto" else args.device
-    require(device in available, f"--device {device}: not available here; use auto, {', '.join(available)}")
-    for flag, wanted, package in (("--track", args.track, "wandb"), ("--capture-video", args.capture_video, "moviepy")):
-        found = not wanted or importlib.util.find_spec(package)
-        require(found, f"{flag}: needs a package that is not installed; pip install {package}")
+        low, high = limits.get(field.name, (1 if field.type is int else -inf, inf))
+        value, flag = getattr(args, field.name), "--" + field.name.replace("_", "-")
+        fine = field.type not in (int, float) or (low <= value <= high and abs(value) < inf)
+        require(fine, f"{flag} {value}: choose a number from {low} to {high}")
+    devices = ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
+    device = ("cuda" if "cuda" in devices else "cpu") if args.device == "auto" else args.device
+    for flag, fine, remedy in (
+        ("log_std_min", args.log_std_min < args.log_std_max, "must be below --log-std-max"),
+        ("learning_starts", args.learning_starts < args.total_timesteps, "must be below --total-timesteps"),
+        ("batch_size", args.batch_size <= stored, f"the first update has {stored} steps; raise --learning-starts"),
+        ("device", device in devices, f"not available here; choose auto, {', '.join(devices)}"),
+        ("track", not args.track or importlib.util.find_spec("wandb"), "pip install wandb first"),
+        ("capture_video", not args.capture_video or importlib.util.find_spec("moviepy"), "pip install moviepy first"),
+    ):
+        require(fine, f"--{flag.replace('_', '-')} {getattr(args, flag)}: {remedy}")
     return torch.device(device)
 
 
@@ -263,34 +254,31 @@ class Actor(nn.Module):
         return self.squash(self.rollout(obs, noise, deterministic)[0][-1])
 
 
-# sync: end
-
-
 # sync: training
 class ReplayBuffer:
-    """Ring of transitions on one device. Only termination is stored as an end: a time limit bootstraps."""
+    """Ring of transitions, one row each, on one device. Only termination is an end: a time limit bootstraps."""
 
     def __init__(self, capacity: int, obs_dim: int, action_dim: int, device: torch.device):
-        widths = {"obs": obs_dim, "action": action_dim, "reward": 1, "next_obs": obs_dim, "terminated": 1}
-        needed = 4 * capacity * sum(widths.values())
+        self.widths = {"obs": obs_dim, "action": action_dim, "reward": 1, "next_obs": obs_dim, "terminated": 1}
+        needed = 4 * capacity * sum(self.widths.values())
         free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else psutil.virtual_memory().available
         print(f"replay buffer: {capacity} transitions, {needed / 2**30:.2f} GiB of {free / 2**30:.1f} GiB free")
         most = int(0.8 * free / needed * capacity)
         require(needed <= free, f"--buffer-size {capacity}: more than the free memory; {most} would fit")
-        self.data = {k: torch.empty(capacity, n, device=device).squeeze(1) for k, n in widths.items()}
-        self.capacity, self.count = capacity, 0
+        self.rows, self.count = torch.empty(capacity, sum(self.widths.values()), device=device), 0
 
     def add(self, **transition):
         """Store one transition, given by name as NumPy arrays and numbers."""
-        for key, value in transition.items():
-            self.data[key][self.count % self.capacity] = torch.as_tensor(value, dtype=torch.float32)
+        row = np.concatenate([np.atleast_1d(transition[name]) for name in self.widths], dtype=np.float32)
+        self.rows[self.count % len(self.rows)] = torch.from_numpy(row)
         self.count += 1
 
     def sample(self, batch: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Uniform draw with replacement: name -> (B, n) or (B,)."""
-        stored = min(self.count, self.capacity)
+        """Uniform draw with replacement: name -> (B, n), for rewards and ends (B,)."""
+        stored = min(self.count, len(self.rows))
         index = torch.randint(stored, (batch,), generator=generator, device=generator.device)
-        return {key: value[index] for key, value in self.data.items()}
+        batch = dict(zip(self.widths, self.rows[index].split(list(self.widths.values()), dim=1), strict=True))
+        return batch | {name: batch[name].squeeze(1) for name in ("reward", "terminated")}
 
 
 def frozen_view(module: nn.Module) -> nn.Module:
@@ -306,17 +294,16 @@ def frozen_view(module: nn.Module) -> nn.Module:
 
 
 def critic_loss(critic, target_critic, actor, batch, noise, alpha, gamma):
-    """Soft Bellman error, and the mean Q. Without a target critic it is CrossQ's."""
+    """Soft Bellman error, and the mean Q. The actor is a frozen view; without a target critic the loss is CrossQ's."""
     # Target.
-    with torch.no_grad():
-        next_action, next_log_prob = actor(batch["next_obs"], noise)
+    next_action, next_log_prob = actor(batch["next_obs"], noise)
     if target_critic is None:  # one joint pass, so that the batch's statistics cover both distributions
         obs = torch.cat([batch["obs"], batch["next_obs"]])
         q, next_q = critic(obs, torch.cat([batch["action"], next_action])).chunk(2, dim=1)
     else:
         q, next_q = critic(batch["obs"], batch["action"]), target_critic(batch["next_obs"], next_action)
-    next_value = next_q.detach().amin(0) - alpha * next_log_prob
-    target = batch["reward"] + gamma * (1 - batch["terminated"]) * next_value
+    next_value = next_q.amin(0) - alpha * next_log_prob
+    target = (batch["reward"] + gamma * (1 - batch["terminated"]) * next_value).detach()
     # Critic.
     return 0.5 * (q - target).square().mean(1).sum(), q.detach().mean()
 
@@ -325,11 +312,6 @@ def actor_loss(actor, critic, obs, noise, alpha):
     """Mean of alpha * log p - min Q, and the mean log p. Q sees the action, the gradient runs through every step."""
     action, log_prob = actor(obs, noise)
     return (alpha * log_prob - critic(obs, action).amin(0)).mean(), log_prob.detach().mean()
-
-
-def alpha_loss(log_alpha, log_prob, target_entropy):
-    """With the entropy -log_prob below its target, the gradient step raises alpha."""
-    return log_alpha.exp() * (-log_prob - target_entropy)
 
 
 def path_statistics(actor, critic, obs, noise, alpha) -> dict[str, torch.Tensor]:
@@ -349,9 +331,8 @@ def evaluate(actor, envs: list[gym.Env], seed: int, device: torch.device) -> np.
     returns, running = np.zeros(len(envs)), np.ones(len(envs), dtype=bool)
     obs = np.stack([env.reset(seed=seed + i)[0] for i, env in enumerate(envs)])
     while running.any():
-        with torch.no_grad():
-            obs_tensor = torch.as_tensor(obs, dtype=torch.float32, device=device)
-            actions = actor.act(obs_tensor, actor.draw_noise(len(envs), generator), deterministic=True)
+        obs_tensor = torch.as_tensor(obs, dtype=torch.float32, device=device)
+        actions = actor.act(obs_tensor, actor.draw_noise(len(envs), generator), deterministic=True)
         actions = actions.cpu().numpy().clip(box.low, box.high)
         for i in np.flatnonzero(running):
             obs[i], reward, terminated, truncated, _ = envs[i].step(actions[i])
@@ -363,17 +344,16 @@ def evaluate(actor, envs: list[gym.Env], seed: int, device: torch.device) -> np.
 def start_run(args: Args, device: torch.device) -> tuple[str, SummaryWriter]:
     """Make the run's folder and record what is needed to repeat the run."""
     name = f"{args.env_id.replace('/', '-')}__{args.exp_name}__{args.seed}__{int(time.time())}"
-    path, problem = os.path.join(args.run_dir, name), None
+    path = os.path.join(args.run_dir, name)
     try:
         os.makedirs(path)
     except OSError as error:
-        problem = error.strerror
-    require(problem is None, f"--run-dir {args.run_dir}: {path} cannot be made ({problem}); choose another folder")
+        require(False, f"--run-dir {args.run_dir}: {error.strerror or error}; choose a folder that can be written")
     if args.track:
         import wandb
 
-        team, project = args.wandb_entity, args.wandb_project_name
-        wandb.init(project=project, entity=team, name=name, config=asdict(args), sync_tensorboard=True)
+        names = {"project": args.wandb_project_name, "entity": args.wandb_entity, "name": name}
+        wandb.init(config=asdict(args), sync_tensorboard=True, **names)
     here = os.path.dirname(os.path.abspath(__file__))
     git = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True)
     versions = {module.__name__: module.__version__ for module in (torch, gym, mujoco, np)}
@@ -381,6 +361,7 @@ def start_run(args: Args, device: torch.device) -> tuple[str, SummaryWriter]:
     writer = SummaryWriter(path)
     for title, table in (("hyperparameters", asdict(args)), ("versions", versions)):
         writer.add_text(title, "|name|value|\n|-|-|\n" + "\n".join(f"|{key}|{value}|" for key, value in table.items()))
+    print(f"run: {path}", flush=True)
     return path, writer
 
 
@@ -391,10 +372,8 @@ def main(args: Args) -> str:
     obs_dim, box = env.observation_space.shape[0], env.action_space
     buffer = ReplayBuffer(args.buffer_size, obs_dim, box.shape[0], device)
     path, writer = start_run(args, device)
-    print(f"run: {path}", flush=True)
-    video_dir = os.path.join(path, "videos") if args.capture_video else None
-    episodes = range(args.eval_episodes if args.eval_frequency else 0)
-    eval_envs = [make_env(args, None if i else video_dir) for i in episodes]
+    video_dirs = [os.path.join(path, "videos") if args.capture_video else None] + [None] * (args.eval_episodes - 1)
+    eval_envs = [make_env(args, video_dir) for video_dir in video_dirs if args.eval_frequency]
 
     # Networks and optimizers.
     # "medium" sends float32 products to oneDNN on a CPU (bfloat16 only where the CPU has AMX), "high" is TF32 on CUDA.
@@ -419,18 +398,45 @@ def main(args: Args) -> str:
     critic_loss_fn, actor_loss_fn, act_fn = functions
 
     def act(obs: np.ndarray) -> np.ndarray:
-        noise = actor.draw_noise(1, generator)
-        with torch.no_grad():
-            action = act_fn(torch.as_tensor(obs, dtype=torch.float32, device=device)[None], noise)[0]
+        obs_tensor = torch.as_tensor(obs, dtype=torch.float32, device=device)[None]
+        action = act_fn(obs_tensor, actor.draw_noise(1, generator))[0]
         return action.cpu().numpy().clip(box.low, box.high)  # rounding may pass a bound by one unit
+
+    def descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor):
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    def update(with_actor: bool) -> dict[str, torch.Tensor]:
+        """Update the critic and, with_actor, actor and temperature; returns tag -> value to log, on the device."""
+        batch, noise = buffer.sample(args.batch_size, generator), actor.draw_noise(args.batch_size, generator)
+        alpha = log_alpha.detach().exp()
+        # Critic.
+        loss, q = critic_loss_fn(critic, target_critic, actor_view, batch, noise, alpha, args.gamma)
+        descend(critic_optimizer, loss)
+        if target_critic is not None:
+            torch._foreach_lerp_(list(target_critic.parameters()), list(critic.parameters()), args.tau)
+        metrics = {"losses/qf_loss": loss.detach(), "losses/qf_values": q, "losses/alpha": alpha}
+        if with_actor:
+            # Actor.
+            noise = actor.draw_noise(args.batch_size, generator)
+            loss, log_prob = actor_loss_fn(actor, critic_view, batch["obs"], noise, alpha)
+            descend(actor_optimizer, loss)
+            metrics |= {"losses/actor_loss": loss.detach(), "policy/log_prob": log_prob}
+        if with_actor and args.autotune:
+            # Temperature: an entropy -log_prob below its target raises alpha.
+            loss = log_alpha.exp() * (-log_prob - target_entropy)
+            descend(alpha_optimizer, loss)
+            metrics["losses/alpha_loss"] = loss.detach()
+        return metrics
 
     obs, _ = env.reset(seed=args.seed)
     box.seed(args.seed)
-    episode_return, episode_length, last_return, updates, metrics = 0.0, 0, math.nan, 0, {}
-    window_start, steps_per_second = None, math.nan  # the first window holds the compilation and is not counted
+    episode_return, episode_length, last_return, metrics = 0.0, 0, math.nan, {}
+    window_start, steps_per_second = time.perf_counter(), math.nan
     progress = tqdm(total=args.total_timesteps, unit="step", disable=not sys.stderr.isatty())
     for step in range(1, args.total_timesteps + 1):
-        # Act.
+        # Act: uniformly at first, as the literature does.
         action = box.sample() if step <= args.learning_starts else act(obs)
         next_obs, reward, terminated, truncated, _ = env.step(action)
         buffer.add(obs=obs, action=action, reward=reward, next_obs=next_obs, terminated=terminated)
@@ -440,44 +446,21 @@ def main(args: Args) -> str:
             writer.add_scalar("charts/episodic_length", episode_length, step)
             obs, _ = env.reset()
             last_return, episode_return, episode_length = episode_return, 0.0, 0
-
-        # Learn.
         if step > args.learning_starts:
-            batch, noise = buffer.sample(args.batch_size, generator), actor.draw_noise(args.batch_size, generator)
-            alpha = log_alpha.detach().exp()
-            loss, q = critic_loss_fn(critic, target_critic, actor_view, batch, noise, alpha, args.gamma)
-            critic_optimizer.zero_grad()
-            loss.backward()
-            critic_optimizer.step()
-            if target_critic is not None:
-                torch._foreach_lerp_(list(target_critic.parameters()), list(critic.parameters()), args.tau)
-            updates += 1
-            metrics |= {"losses/qf_loss": loss.detach(), "losses/qf_values": q, "losses/alpha": alpha}
-            if updates % args.policy_frequency == 0:
-                noise = actor.draw_noise(args.batch_size, generator)
-                loss, log_prob = actor_loss_fn(actor, critic_view, batch["obs"], noise, alpha)
-                actor_optimizer.zero_grad()
-                loss.backward()
-                actor_optimizer.step()
-                metrics |= {"losses/actor_loss": loss.detach(), "policy/log_prob": log_prob}
-                if args.autotune:
-                    loss = alpha_loss(log_alpha, log_prob, target_entropy)
-                    alpha_optimizer.zero_grad()
-                    loss.backward()
-                    alpha_optimizer.step()
-                    metrics["losses/alpha_loss"] = loss.detach()
+            metrics |= update((step - args.learning_starts) % args.policy_frequency == 0)
 
-        # Log and evaluate: the only place that waits for the device.
+        # Log and evaluate: the only place that waits for the device, besides acting.
         progress.update()
-        if updates and step % args.log_frequency == 0:
+        if step % args.log_frequency == 0:
             now = time.perf_counter()
-            if window_start is not None:
-                steps_per_second = args.log_frequency / (now - window_start)
-                writer.add_scalar("charts/SPS", steps_per_second, step)
-            window_start = now
-            metrics |= path_statistics(actor_view, critic_view, batch["obs"], noise, alpha)
+            window_start, steps_per_second = now, args.log_frequency / (now - window_start)
+            if metrics:
+                own = torch.Generator(device).manual_seed(step)  # logging must not move the training's random numbers
+                batch, noise = buffer.sample(args.batch_size, own), actor.draw_noise(args.batch_size, own)
+                metrics |= path_statistics(actor_view, critic_view, batch["obs"], noise, log_alpha.detach().exp())
             for tag, value in metrics.items():
                 writer.add_scalar(tag, value.item(), step)
+            writer.add_scalar("charts/SPS", steps_per_second, step)
             progress.set_postfix(episodic_return=f"{last_return:.1f}", refresh=False)
         if eval_envs and step % args.eval_frequency == 0:
             start = time.perf_counter()
@@ -486,8 +469,7 @@ def main(args: Args) -> str:
             writer.add_scalar("eval/episodic_return_std", returns.std(), step)
             scores = f"eval return {returns.mean():.1f} +- {returns.std():.1f}  train return {last_return:.1f}"
             tqdm.write(f"step {step}/{args.total_timesteps}  {scores}  {steps_per_second:.0f} steps/s")
-            if window_start is not None:
-                window_start += time.perf_counter() - start  # steps/s is of training alone
+            window_start += time.perf_counter() - start  # steps/s is of training alone
     progress.close()
     writer.close()
     if args.save_model:

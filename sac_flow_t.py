@@ -494,8 +494,8 @@ def read_file(run: str, name: str, digest: bytes | None = None) -> bytes:
 
 
 def save_checkpoint(run: str, state: dict, buffer: ReplayBuffer, segments: list) -> tuple[int, list] | None:
-    """Write checkpoint.pt, and the transitions since the last one as a segment of the replay buffer. Returns the step and
-    the segments now in use, (file, end, SHA-256) each; None on a full disk: the last checkpoint stays."""
+    """Write checkpoint.pt, and the transitions since the last one as a segment of the replay buffer. Returns the step
+    and the segments in use, (file, end, SHA-256) each; None on a full disk: the last checkpoint stays."""
     began, oldest = time.perf_counter(), max(0, buffer.count - len(buffer.rows))
     start = max(oldest, segments[-1][1] if segments else 0)
     name, rows, blob = f"replay-{start}-{buffer.count}.bin", buffer.read(start).tobytes(), io.BytesIO()
@@ -505,9 +505,7 @@ def save_checkpoint(run: str, state: dict, buffer: ReplayBuffer, segments: list)
         torch.save(state | {"segments": segments, "script": os.path.basename(__file__)}, blob)
         write_file(os.path.join(run, "checkpoint.pt"), blob.getvalue())
     except OSError as error:
-        return tqdm.write(
-            f"step {state['step']}  no checkpoint: {error.strerror}; the last one stays, training goes on"
-        )
+        return tqdm.write(f"step {state['step']}  no checkpoint: {error.strerror}; the last one stays, going on")
     for file in os.listdir(run):
         if file.startswith("replay-") and file not in (segment[0] for segment in segments):
             os.unlink(os.path.join(run, file))
@@ -672,9 +670,7 @@ def main(args: Args) -> str:
 
     def fail(problem: str):
         writer.close()
-        last = (
-            f"the last checkpoint is of step {saved_step}, in {path}" if segments else "no checkpoint was written yet"
-        )
+        last = f"the last checkpoint, of step {saved_step}, is in {path}" if segments else "there is no checkpoint yet"
         print(f"error: step {step}: {problem}; {last}", file=sys.stderr)
         raise SystemExit(1)
 
@@ -744,8 +740,7 @@ def main(args: Args) -> str:
     return path
 
 
-# sync: end
-
-
 if __name__ == "__main__":
-    main(tyro.cli(Args))
+    for number in (signal.SIGINT, signal.SIGTERM):  # the second one of a kind ends the program at once
+        signal.signal(number, lambda number, _: STOP.append(number) or signal.signal(number, signal.SIG_DFL))
+    main(read_args())

@@ -15,15 +15,19 @@ Simplicity", ICLR 2024: the yardstick for sac_flow_g.py, sac_flow_t.py and sac_f
 # sync: imports-and-args
 import copy
 import difflib
+import hashlib
 import importlib.util
+import inspect
+import io
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 import warnings
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 
 import gymnasium as gym
 import mujoco
@@ -62,6 +66,9 @@ class Args:
     eval_episodes: int = 10  # noise-free episodes per evaluation
     log_frequency: int = 1000  # environment steps between writes of losses, policy and gradient statistics
     run_dir: str = "runs"  # folder that receives the run's own folder
+    checkpoint_frequency: int = 50_000  # environment steps between checkpoints, 0 for none but on SIGINT and SIGTERM
+    resume: str | None = None  # run folder to go on in; flags come from its checkpoint, --total-timesteps may be raised
+    eval_only: bool = False  # with --resume: print the mean and deviation of --eval-episodes returns, and end
     exp_name: str = os.path.splitext(os.path.basename(__file__))[0]  # name of the experiment in the run's folder
     save_model: bool = False  # write model.pt (networks with their running statistics, arguments) at the end
     capture_video: bool = False  # record one episode of every evaluation; without a display set MUJOCO_GL=egl
@@ -106,7 +113,8 @@ def make_env(args: Args, video_dir: str | None = None) -> gym.Env:
 def check(args: Args) -> torch.device:
     """Refuse flags that cannot work, naming flag and remedy; returns the device."""
     inf, stored = math.inf, min(args.learning_starts + 1, args.buffer_size)
-    limits = dict.fromkeys(("seed", "learning_starts", "eval_frequency", "policy_lr", "q_lr", "alpha_lr"), (0, inf))
+    limits = dict.fromkeys(("seed", "learning_starts", "policy_lr", "q_lr", "alpha_lr"), (0, inf))
+    limits |= dict.fromkeys(("eval_frequency", "checkpoint_frequency"), (0, inf))
     limits |= {"gamma": (0, 1), "tau": (0, 1), "adam_beta1": (0, 0.999), "alpha": (1e-9 if args.autotune else 0, inf)}
     for field in fields(args):
         low, high = limits.get(field.name, (1 if field.type is int else -inf, inf))
@@ -120,6 +128,7 @@ def check(args: Args) -> torch.device:
         ("learning_starts", args.learning_starts < args.total_timesteps, "must be below --total-timesteps"),
         ("batch_size", args.batch_size <= stored, f"the first update has {stored} steps; raise --learning-starts"),
         ("device", device in devices, f"not available here; choose auto, {', '.join(devices)}"),
+        ("eval_only", not args.eval_only or args.resume, "name the run's folder with --resume"),
         ("track", not args.track or importlib.util.find_spec("wandb"), "pip install wandb first"),
         ("capture_video", not args.capture_video or importlib.util.find_spec("moviepy"), "pip install moviepy first"),
     ):
@@ -273,6 +282,16 @@ class ReplayBuffer:
         self.rows[self.count % len(self.rows)] = torch.from_numpy(row)
         self.count += 1
 
+    def read(self, start: int) -> np.ndarray:
+        """Rows of the transitions number start, .., count - 1, of which the ring must hold all."""
+        return self.rows[torch.arange(start, self.count) % len(self.rows)].cpu().numpy()
+
+    def write(self, end: int, rows: np.ndarray):
+        """Put back what `read` returned when `count` was end."""
+        index = torch.arange(end - len(rows), end) % len(self.rows)
+        self.rows[index] = torch.from_numpy(rows).to(self.rows.device)
+        self.count = end
+
     def sample(self, batch: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Uniform draw with replacement: name -> (B, n), for rewards and ends (B,)."""
         stored = min(self.count, len(self.rows))
@@ -341,39 +360,151 @@ def evaluate(actor, envs: list[gym.Env], seed: int, device: torch.device) -> np.
     return returns
 
 
-def start_run(args: Args, device: torch.device) -> tuple[str, SummaryWriter]:
-    """Make the run's folder and record what is needed to repeat the run."""
-    name = f"{args.env_id.replace('/', '-')}__{args.exp_name}__{args.seed}__{int(time.time())}"
-    path = os.path.join(args.run_dir, name)
+STOP = []  # the signal that asked the run to end, once one has
+
+
+def capture_env(env: gym.Env) -> dict:
+    """What an environment needs to go on in the middle of an episode. MuJoCo's: the integration state, and the derived
+    arrays too, because rewards read positions that lag behind it by a substep."""
+    core, limited = env.unwrapped, env.has_wrapper_attr("_elapsed_steps")
+    state = {"rng": core.np_random.bit_generator.state, "elapsed": limited and env.get_wrapper_attr("_elapsed_steps")}
+    if isinstance(getattr(core, "data", None), mujoco.MjData):
+        physics = np.empty(mujoco.mj_stateSize(core.model, mujoco.mjtState.mjSTATE_INTEGRATION))
+        mujoco.mj_getState(core.model, core.data, physics, mujoco.mjtState.mjSTATE_INTEGRATION)
+        derived = inspect.getmembers(core.data, lambda x: isinstance(x, np.ndarray) and x.dtype != object)
+        state["physics"] = torch.from_numpy(physics)
+        state["derived"] = {name: torch.from_numpy(array.copy()) for name, array in derived}
+    return state
+
+
+def restore_env(env: gym.Env, state: dict) -> bool:
+    """Inverse of `capture_env`, for an environment just reset; False where the episode has to start again."""
+    core = env.unwrapped
+    core.np_random.bit_generator.state = state["rng"]
+    if "physics" in state:
+        mujoco.mj_setState(core.model, core.data, state["physics"].numpy(), mujoco.mjtState.mjSTATE_INTEGRATION)
+        for name, array in state["derived"].items():
+            own = getattr(core.data, name)
+            if own.shape == tuple(array.shape):  # those of constraints vary in size, and the next step makes them anew
+                own[...] = array.numpy()
+        if env.has_wrapper_attr("_elapsed_steps"):
+            env.set_wrapper_attr("_elapsed_steps", state["elapsed"])
+    return "physics" in state
+
+
+def write_file(path: str, data: bytes) -> bytes:
+    """Write data and its SHA-256 beside the old file, then swap: a reader sees one of them, whole."""
+    digest = hashlib.sha256(data).digest()
     try:
-        os.makedirs(path)
+        with open(path + ".tmp", "wb") as file:
+            file.writelines((data, digest))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(path + ".tmp", path)
+    finally:
+        if os.path.exists(path + ".tmp"):  # the disk is full
+            os.unlink(path + ".tmp")
+    return digest
+
+
+def read_file(run: str, name: str, digest: bytes | None = None) -> bytes:
+    """What `write_file` was given; ends the program where it is missing, damaged or not the expected one."""
+    data = b""
+    try:
+        with open(os.path.join(run, name), "rb") as file:
+            data = file.read()
+    except OSError as error:
+        require(False, f"--resume {run}: {name}: {error.strerror}; name a run folder that holds a checkpoint")
+    whole = hashlib.sha256(data[:-32]).digest() == data[-32:] == (digest or data[-32:])
+    require(whole, f"--resume {run}: {name} is damaged, its checksum differs; restore the file or start a new run")
+    return data[:-32]
+
+
+def save_checkpoint(run: str, state: dict, buffer: ReplayBuffer, segments: list) -> tuple[int, list] | None:
+    """Write checkpoint.pt, and the transitions since the last one as a segment of the replay buffer. Returns the step
+    and the segments in use, (file, end, SHA-256) each; None on a full disk: the last checkpoint stays."""
+    began, oldest = time.perf_counter(), max(0, buffer.count - len(buffer.rows))
+    start = max(oldest, segments[-1][1] if segments else 0)
+    name, rows, blob = f"replay-{start}-{buffer.count}.bin", buffer.read(start).tobytes(), io.BytesIO()
+    try:
+        new = [(name, buffer.count, write_file(os.path.join(run, name), rows))] if rows else []
+        segments = [old for old in segments if old[1] > oldest] + new
+        torch.save(state | {"segments": segments, "script": os.path.basename(__file__)}, blob)
+        write_file(os.path.join(run, "checkpoint.pt"), blob.getvalue())
+    except OSError as error:
+        return tqdm.write(f"step {state['step']}  no checkpoint: {error.strerror}; the last one stays, going on")
+    for file in os.listdir(run):
+        if file.startswith("replay-") and file not in (segment[0] for segment in segments):
+            os.unlink(os.path.join(run, file))
+    size, seconds = (len(rows) + blob.tell()) / 2**20, time.perf_counter() - began
+    tqdm.write(f"step {state['step']}  checkpoint: {size:.1f} MiB in {seconds:.2f} s")
+    return state["step"], segments
+
+
+def load_checkpoint(run: str) -> dict:
+    """The state that `save_checkpoint` was given; nothing in the file can execute."""
+    data, state = read_file(run, "checkpoint.pt"), {}
+    try:
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a foreign file makes the reader raise
+        require(False, f"--resume {run}: checkpoint.pt is foreign ({str(error).splitlines()[0]}); start a new run")
+    writer, own = state.get("script"), os.path.basename(__file__)
+    require(writer == own, f"--resume {run}: written by {writer}, not by {own}; resume it with {writer}")
+    return state
+
+
+def read_args(argv: list[str] | None = None) -> Args:
+    """The command line's flags; with --resume they complete the checkpoint's, and must not contradict them."""
+    args = tyro.cli(Args, args=argv)
+    if args.resume is not None:
+        old = replace(Args(**load_checkpoint(args.resume)["args"]), resume=args.resume, eval_only=args.eval_only)
+        args = tyro.cli(Args, args=argv, default=old)
+        free = ("eval_episodes", "capture_video", "device") if args.eval_only else ("checkpoint_frequency",)
+        for name, value in asdict(old).items():
+            new, flag = getattr(args, name), "--" + name.replace("_", "-")
+            fine = new == value or name in free or (name == "total_timesteps" and new > value)
+            require(fine, f"{flag} {new}: the checkpoint has {value}; leave the flag out or start a new run")
+    return args
+
+
+def start_run(args: Args, device: torch.device, step: int) -> tuple[str, SummaryWriter]:
+    """Make the run's folder and record what is needed to repeat the run; with --resume go on in it after `step`."""
+    name = f"{args.env_id.replace('/', '-')}__{args.exp_name}__{args.seed}__{int(time.time())}"
+    path = args.resume or os.path.join(args.run_dir, name)
+    try:
+        os.makedirs(path, exist_ok=args.resume is not None)
     except OSError as error:
         require(False, f"--run-dir {args.run_dir}: {error.strerror or error}; choose a folder that can be written")
     if args.track:
         import wandb
 
-        names = {"project": args.wandb_project_name, "entity": args.wandb_entity, "name": name}
-        wandb.init(config=asdict(args), sync_tensorboard=True, **names)
+        names = {"project": args.wandb_project_name, "entity": args.wandb_entity, "id": os.path.basename(path)}
+        wandb.init(config=asdict(args), sync_tensorboard=True, resume="allow", **names)
     here = os.path.dirname(os.path.abspath(__file__))
     git = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True)
     versions = {module.__name__: module.__version__ for module in (torch, gym, mujoco, np)}
     versions |= {"python": sys.version.split()[0], "git": git.stdout.strip() or "unknown", "device": str(device)}
-    writer = SummaryWriter(path)
-    for title, table in (("hyperparameters", asdict(args)), ("versions", versions)):
+    writer = SummaryWriter(path, purge_step=step + 1 if step else None)  # readers drop what came after the checkpoint
+    for title, table in (("hyperparameters", asdict(args)), ("versions", versions)) if not step else ():
         writer.add_text(title, "|name|value|\n|-|-|\n" + "\n".join(f"|{key}|{value}|" for key, value in table.items()))
     print(f"run: {path}", flush=True)
     return path, writer
 
 
 def main(args: Args) -> str:
-    """Train; returns the run's folder."""
+    """Train, or go on with a run, or only evaluate it; returns the run's folder."""
     device = check(args)
+    checkpoint = load_checkpoint(args.resume) if args.resume else {"step": 0, "segments": []}
+    require(checkpoint["step"] < args.total_timesteps or args.eval_only, "--resume: finished; raise --total-timesteps")
     env = make_env(args)
     obs_dim, box = env.observation_space.shape[0], env.action_space
-    buffer = ReplayBuffer(args.buffer_size, obs_dim, box.shape[0], device)
-    path, writer = start_run(args, device)
-    video_dirs = [os.path.join(path, "videos") if args.capture_video else None] + [None] * (args.eval_episodes - 1)
-    eval_envs = [make_env(args, video_dir) for video_dir in video_dirs if args.eval_frequency]
+    if not args.eval_only:
+        buffer = ReplayBuffer(args.buffer_size, obs_dim, box.shape[0], device)
+        path, writer = start_run(args, device, checkpoint["step"])
+    video_dirs = [None] * args.eval_episodes * (args.eval_frequency > 0 or args.eval_only)
+    if args.capture_video and video_dirs:
+        video_dirs[0] = os.path.join(args.resume or path, "videos")
+    eval_envs = [make_env(args, video_dir) for video_dir in video_dirs]
 
     # Networks and optimizers.
     # "medium" sends float32 products to oneDNN on a CPU (bfloat16 only where the CPU has AMX), "high" is TF32 on CUDA.
@@ -384,7 +515,7 @@ def main(args: Args) -> str:
     critic = Critic(obs_dim, box.shape[0], args.critic_hidden_dim, args.crossq).to(device)
     target_critic = None if args.crossq else copy.deepcopy(critic).requires_grad_(False)
     actor_view, critic_view = frozen_view(actor), frozen_view(critic)
-    log_alpha = torch.tensor(args.alpha, device=device).log().requires_grad_()
+    log_alpha = nn.Parameter(torch.tensor(args.alpha, device=device).log())
     target_entropy = -box.shape[0] if args.target_entropy is None else args.target_entropy
     adam = {"betas": (args.adam_beta1, 0.999), "fused": True}
     actor_optimizer = torch.optim.Adam(actor.parameters(), lr=args.policy_lr, **adam)
@@ -430,15 +561,57 @@ def main(args: Args) -> str:
             metrics["losses/alpha_loss"] = loss.detach()
         return metrics
 
+    # A checkpoint is these parts, the generators, the environment, the counters and the replay buffer.
+    parts = {"actor": actor, "critic": critic, "temperature": nn.ParameterList([log_alpha])}
+    parts |= {"actor_optimizer": actor_optimizer, "critic_optimizer": critic_optimizer}
+    parts |= {"alpha_optimizer": alpha_optimizer} | ({} if target_critic is None else {"target_critic": target_critic})
+    for name in parts if args.resume else ():
+        parts[name].load_state_dict(checkpoint[name])
+    if args.eval_only:
+        returns = evaluate(actor_view, eval_envs, 10_000 + args.seed, device)
+        print(f"step {checkpoint['step']}  eval return {returns.mean():.1f} +- {returns.std():.1f}")
+        return args.resume
     obs, _ = env.reset(seed=args.seed)
     box.seed(args.seed)
     episode_return, episode_length, last_return, metrics = 0.0, 0, math.nan, {}
+    saved_step, segments = checkpoint["step"], checkpoint["segments"]
+    if args.resume:
+        generator.set_state(checkpoint["generator"])
+        box.np_random.bit_generator.state = checkpoint["box"]
+        for name, end, digest in segments:
+            rows = np.frombuffer(bytearray(read_file(path, name, digest)), dtype=np.float32)
+            buffer.write(end, rows.reshape(-1, buffer.rows.shape[1]))
+        episode_return, episode_length, last_return, metrics = checkpoint["counters"]
+        if restore_env(env, checkpoint["env"]):
+            obs = checkpoint["obs"].numpy()
+        else:
+            print(f"the state of {args.env_id} cannot be restored: its episode starts again")
+            obs, episode_return, episode_length = env.reset()[0], 0.0, 0
+
+    def require_finite(**named):
+        """End the run before what is not finite reaches the replay buffer or a checkpoint."""
+        named = {name: torch.as_tensor(value) for name, value in (metrics | named).items()}
+        bad = [name for name, value in named.items() if not value.isfinite().all()]
+        if bad:
+            fail(f"{', '.join(bad)}: not finite")
+
+    def fail(problem: str):
+        writer.close()
+        last = f"the last checkpoint, of step {saved_step}, is in {path}" if segments else "there is no checkpoint yet"
+        print(f"error: step {step}: {problem}; {last}", file=sys.stderr)
+        raise SystemExit(1)
+
     window_start, steps_per_second = time.perf_counter(), math.nan
-    progress = tqdm(total=args.total_timesteps, unit="step", disable=not sys.stderr.isatty())
-    for step in range(1, args.total_timesteps + 1):
+    progress = tqdm(total=args.total_timesteps, initial=saved_step, unit="step", disable=not sys.stderr.isatty())
+    for step in range(saved_step + 1, args.total_timesteps + 1):
         # Act: uniformly at first, as the literature does.
         action = box.sample() if step <= args.learning_starts else act(obs)
-        next_obs, reward, terminated, truncated, _ = env.step(action)
+        try:
+            next_obs, reward, terminated, truncated, _ = env.step(action)
+        except Exception as error:
+            fail(f"the environment raised {error!r}")
+        if not np.isfinite(np.concatenate([action, next_obs, [reward]])).all():
+            require_finite(action=action, observation=next_obs, reward=reward)
         buffer.add(obs=obs, action=action, reward=reward, next_obs=next_obs, terminated=terminated)
         obs, episode_return, episode_length = next_obs, episode_return + float(reward), episode_length + 1
         if terminated or truncated:
@@ -470,6 +643,20 @@ def main(args: Args) -> str:
             scores = f"eval return {returns.mean():.1f} +- {returns.std():.1f}  train return {last_return:.1f}"
             tqdm.write(f"step {step}/{args.total_timesteps}  {scores}  {steps_per_second:.0f} steps/s")
             window_start += time.perf_counter() - start  # steps/s is of training alone
+
+        # Checkpoint.
+        due = args.checkpoint_frequency and (step % args.checkpoint_frequency == 0 or step == args.total_timesteps)
+        if due or STOP:
+            require_finite()
+            writer.flush()
+            state = {name: part.state_dict() for name, part in parts.items()} | {"step": step, "args": asdict(args)}
+            state |= {"generator": generator.get_state(), "box": box.np_random.bit_generator.state}
+            state |= {"env": capture_env(env), "obs": torch.as_tensor(obs)}
+            state["counters"] = (episode_return, episode_length, last_return, metrics)
+            saved_step, segments = save_checkpoint(path, state, buffer, segments) or (saved_step, segments)
+        if STOP:
+            print(f"interrupted; go on with: python {sys.argv[0]} --resume {path}")
+            raise SystemExit(128 + STOP[0])
     progress.close()
     writer.close()
     if args.save_model:
@@ -480,8 +667,7 @@ def main(args: Args) -> str:
     return path
 
 
-# sync: end
-
-
 if __name__ == "__main__":
-    main(tyro.cli(Args))
+    for number in (signal.SIGINT, signal.SIGTERM):  # the second one of a kind ends the program at once
+        signal.signal(number, lambda number, _: STOP.append(number) or signal.signal(number, signal.SIG_DFL))
+    main(read_args())

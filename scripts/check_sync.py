@@ -1,7 +1,8 @@
 """Keep the copies in the single-file scripts identical.
 
-A block, from `# sync: NAME` to the next such marker or `# sync: end`, must be the same text in every script that has
-it. The scripts stay self-contained: nothing is imported, the copies are only compared, and repaired on request.
+A block reaches from `# sync: NAME` to the next such marker, to `# sync: end` or to the end of the file, and must be the
+same text in every script that has it. The scripts stay self-contained: nothing is imported, the copies are only
+compared, and repaired on request.
 
     python scripts/check_sync.py                          # report, exit code 1 if copies differ
     python scripts/check_sync.py --fix                    # copy every block from the first script that has it
@@ -17,16 +18,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOWS = ("sac_flow_g.py", "sac_flow_t.py", "sac_flow_naive.py")
-BLOCK = re.compile(r"^ *# sync: (?!end$)(\S+)$\n(.*?)(?=^ *# sync: )", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^ *# sync: (?!end$)(\S+)$\n(.*?)(?=^ *# sync: |\Z)", re.MULTILINE | re.DOTALL)
 VARIANT_BLOCKS = re.compile(r"\nclass (Velocity|DecoderLayer)\b.*?(?=\n\n\n)", re.DOTALL)
 
 
 def blocks(text: str) -> dict[str, str]:
-    """Name -> text of a script's marked blocks; ValueError for a block without an end or a name used twice."""
+    """Name -> text of a script's marked blocks; ValueError for a name used twice."""
     found = BLOCK.findall(text)
     names = [name for name, _ in found]
-    if len(re.findall(r"^ *# sync: (?!end$)", text, re.MULTILINE)) != len(names) or len(set(names)) != len(names):
-        raise ValueError("a '# sync:' block has no end, or its name is used twice")
+    if len(set(names)) != len(names):
+        raise ValueError("the name of a '# sync:' block is used twice")
     return dict(found)
 
 
@@ -64,7 +65,7 @@ def main() -> int:
                 differing += 1
                 print(f"{name}: block '{block}' differs from {source}" + (", copied" if args.fix else ""))
                 if args.fix:
-                    marker = re.compile(rf"(^ *# sync: {re.escape(block)}$\n).*?(^ *# sync: )", re.M | re.S)
+                    marker = re.compile(rf"(^ *# sync: {re.escape(block)}$\n).*?(^ *# sync: |\Z)", re.M | re.S)
                     texts[path] = marker.sub(lambda m, new=expected: m[1] + new + m[2], texts[path], count=1)
                     path.write_text(texts[path])
 

@@ -28,6 +28,7 @@ import subprocess
 import sys
 import time
 import warnings
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 
 import gymnasium as gym
@@ -206,15 +207,9 @@ class Critic(nn.Module):
         return torch.stack(q)
 
 
-class LogStd(nn.Linear):
-    """Linear head for log sigma, bounded smoothly to [low, high]."""
-
-    def __init__(self, in_dim: int, out_dim: int, low: float, high: float):
-        super().__init__(in_dim, out_dim)
-        self.low, self.high = low, high
-
-    def forward(self, h: torch.Tensor) -> torch.Tensor:
-        return self.low + 0.5 * (self.high - self.low) * (torch.tanh(super().forward(h)) + 1)
+def bounded(x: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    """Any real number, smoothly into [low, high]: for log sigma."""
+    return low + 0.5 * (high - low) * (torch.tanh(x) + 1)
 
 
 # sync: velocity-t
@@ -251,8 +246,8 @@ class Velocity(nn.Module):
         )
         self.action = nn.Linear(action_dim, d)
         self.layers = nn.ModuleList(DecoderLayer(d) for _ in range(args.n_layers))
-        self.norm, self.v = nn.LayerNorm(d, eps=1e-6), nn.Linear(d, action_dim)
-        self.log_std = LogStd(d, action_dim, args.log_std_min, args.log_std_max)
+        self.norm, self.head = nn.LayerNorm(d, eps=1e-6), nn.Linear(d, 2 * action_dim)
+        self.limits = args.log_std_min, args.log_std_max
 
     def precompute(self, obs: torch.Tensor, t: torch.Tensor) -> tuple:
         """All that does not depend on A, for the times t (K, B or 1, 1) at once: the rollout's loop is only `step`."""
@@ -265,8 +260,8 @@ class Velocity(nn.Module):
         z = self.action(x) + time[k]
         for layer, attended_state in zip(self.layers, attended_states, strict=True):
             z = layer(z, attended_state)
-        z = self.norm(z)
-        return self.v(z), self.log_std(z)
+        v, log_std = self.head(self.norm(z)).chunk(2, dim=-1)
+        return v, bounded(log_std, *self.limits)
 
     def forward(self, obs: torch.Tensor, x: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """obs (B, n), x = A_t (B, d), t (B or 1, 1) in [0, 1] -> v (B, d), log sigma (B, d)."""
@@ -417,6 +412,16 @@ def path_statistics(actor, critic, obs, noise, alpha) -> dict[str, torch.Tensor]
     return tags | {f"gradients/step_{k}": gradient.norm(dim=1).mean() for k, gradient in enumerate(gradients)}
 
 
+@contextmanager
+def blas_products():
+    """Products by BLAS, which on a CPU is two to three times faster than oneDNN for a batch as small as acting's."""
+    usual = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    yield
+    torch.set_float32_matmul_precision(usual)
+
+
+@blas_products()
 def evaluate(actor, envs: list[gym.Env], seed: int, device: torch.device) -> np.ndarray:
     """Undiscounted returns (n,) of one noise-free episode per environment. Same seed: same start states and A_0."""
     generator, box = torch.Generator(device).manual_seed(seed), envs[0].action_space
@@ -603,7 +608,8 @@ def main(args: Args) -> str:
 
     def act(obs: np.ndarray) -> np.ndarray:
         obs_tensor = torch.as_tensor(obs, dtype=torch.float32, device=device)[None]
-        action = act_fn(obs_tensor, actor.draw_noise(1, generator))[0]
+        with blas_products():
+            action = act_fn(obs_tensor, actor.draw_noise(1, generator))[0]
         return action.cpu().numpy().clip(box.low, box.high)  # rounding may pass a bound by one unit
 
     def descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor):

@@ -27,6 +27,7 @@ import subprocess
 import sys
 import time
 import warnings
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 
 import gymnasium as gym
@@ -201,15 +202,9 @@ class Critic(nn.Module):
         return torch.stack(q)
 
 
-class LogStd(nn.Linear):
-    """Linear head for log sigma, bounded smoothly to [low, high]."""
-
-    def __init__(self, in_dim: int, out_dim: int, low: float, high: float):
-        super().__init__(in_dim, out_dim)
-        self.low, self.high = low, high
-
-    def forward(self, h: torch.Tensor) -> torch.Tensor:
-        return self.low + 0.5 * (self.high - self.low) * (torch.tanh(super().forward(h)) + 1)
+def bounded(x: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    """Any real number, smoothly into [low, high]: for log sigma."""
+    return low + 0.5 * (high - low) * (torch.tanh(x) + 1)
 
 
 # sync: end
@@ -220,20 +215,19 @@ class Actor(nn.Module):
 
     def __init__(self, obs_dim: int, box: gym.spaces.Box, args):
         super().__init__()
-        self.action_dim, self.noise_factors = box.shape[0], 1
+        self.action_dim, self.noise_factors, hidden = box.shape[0], 1, args.hidden_dim
         self.norm = BatchRenorm(obs_dim) if args.normalize_obs else nn.Identity()
-        self.hidden = nn.Sequential(
-            nn.Linear(obs_dim, args.hidden_dim), nn.ReLU(), nn.Linear(args.hidden_dim, args.hidden_dim), nn.ReLU()
-        )
-        self.mean = nn.Linear(args.hidden_dim, self.action_dim)
-        self.log_std = LogStd(args.hidden_dim, self.action_dim, args.log_std_min, args.log_std_max)
+        widths = ((obs_dim, hidden), (hidden, hidden), (hidden, 2 * self.action_dim))
+        first, second, last = (nn.Linear(*width) for width in widths)
+        self.net = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
+        self.limits = args.log_std_min, args.log_std_max
         self.register_buffer("scale", torch.as_tensor((box.high - box.low) / 2, dtype=torch.float32))
         self.register_buffer("bias", torch.as_tensor((box.high + box.low) / 2, dtype=torch.float32))
 
     def rollout(self, obs: torch.Tensor, noise: torch.Tensor, deterministic=False) -> tuple[list, list]:
         """obs (B, n), noise (1, B, d) ~ N(0, I) -> [x], [log std], each (B, d): lists, as a flow returns them."""
-        h = self.hidden(self.norm(obs))
-        mean, log_std = self.mean(h), self.log_std(h)
+        mean, log_std = self.net(self.norm(obs)).chunk(2, dim=-1)
+        log_std = bounded(log_std, *self.limits)
         return [mean if deterministic else mean + torch.exp(log_std) * noise[0]], [log_std]
 
     def log_prob(self, path: list, log_stds: list, noise: torch.Tensor) -> torch.Tensor:
@@ -344,6 +338,16 @@ def path_statistics(actor, critic, obs, noise, alpha) -> dict[str, torch.Tensor]
     return tags | {f"gradients/step_{k}": gradient.norm(dim=1).mean() for k, gradient in enumerate(gradients)}
 
 
+@contextmanager
+def blas_products():
+    """Products by BLAS, which on a CPU is two to three times faster than oneDNN for a batch as small as acting's."""
+    usual = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    yield
+    torch.set_float32_matmul_precision(usual)
+
+
+@blas_products()
 def evaluate(actor, envs: list[gym.Env], seed: int, device: torch.device) -> np.ndarray:
     """Undiscounted returns (n,) of one noise-free episode per environment. Same seed: same start states and A_0."""
     generator, box = torch.Generator(device).manual_seed(seed), envs[0].action_space
@@ -530,7 +534,8 @@ def main(args: Args) -> str:
 
     def act(obs: np.ndarray) -> np.ndarray:
         obs_tensor = torch.as_tensor(obs, dtype=torch.float32, device=device)[None]
-        action = act_fn(obs_tensor, actor.draw_noise(1, generator))[0]
+        with blas_products():
+            action = act_fn(obs_tensor, actor.draw_noise(1, generator))[0]
         return action.cpu().numpy().clip(box.low, box.high)  # rounding may pass a bound by one unit
 
     def descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor):

@@ -75,11 +75,12 @@ def test_closed_gate_is_the_identity_map():
 
 
 def test_log_std_is_bounded(script):
-    head = script.LogStd(4, 2, -5.0, 2.0)
-    h = 1e3 * torch.randn(1000, 4)
-    assert head(h).min() >= -5 and head(h).max() <= 2
-    head.weight.data.zero_(), head.bias.data.zero_()
-    assert torch.allclose(head(h), torch.tensor(-1.5))
+    """The bounds are met in the limit, and a head that gives 0 is in their middle."""
+    actor = make_actor(script, log_std_min=-3.0, log_std_max=1.0)
+    noise = torch.randn(actor.noise_factors, 1000, 2, dtype=torch.float64)
+    _, log_stds = actor.rollout(1e6 * torch.randn(1000, 3, dtype=torch.float64), noise)
+    assert all(log_std.min() >= -3 and log_std.max() <= 1 for log_std in log_stds)
+    assert torch.equal(script.bounded(torch.tensor([-1e3, 0, 1e3]), -3.0, 1.0), torch.tensor([-3.0, -1, 1]))
 
 
 def numpy_batch_renorm(x, state, train, warm):

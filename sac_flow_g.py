@@ -64,6 +64,7 @@ class Args:
     autotune: bool = True  # adapt alpha so that the policy's entropy meets --target-entropy
     device: str = "auto"  # auto (cuda where there is one, else cpu), cpu, cuda or mps
     compile: bool = True  # compile losses and acting with torch.compile; on a CPU this needs a C++ compiler
+    bf16: bool = False  # bfloat16 matrix products in the losses; densities, normalisation and Adam stay in float32
     eval_frequency: int = 10_000  # environment steps between evaluations, 0 for none
     eval_episodes: int = 10  # noise-free episodes per evaluation
     log_frequency: int = 1000  # environment steps between writes of losses, policy and gradient statistics
@@ -209,6 +210,7 @@ class Critic(nn.Module):
 
 def bounded(x: torch.Tensor, low: float, high: float) -> torch.Tensor:
     """Any real number, smoothly into [low, high]: for log sigma."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))  # densities need more than bfloat16's eight bits
     return low + 0.5 * (high - low) * (torch.tanh(x) + 1)
 
 
@@ -594,6 +596,7 @@ def main(args: Args) -> str:
     elif args.compile:
         print("no C++ compiler found: running without torch.compile, slower")
     critic_loss_fn, actor_loss_fn, act_fn = functions
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.bf16)
 
     def act(obs: np.ndarray) -> np.ndarray:
         obs_tensor = torch.as_tensor(obs, dtype=torch.float32, device=device)[None]
@@ -611,7 +614,8 @@ def main(args: Args) -> str:
         batch, noise = buffer.sample(args.batch_size, generator), actor.draw_noise(args.batch_size, generator)
         alpha = log_alpha.detach().exp()
         # Critic.
-        loss, q = critic_loss_fn(critic, target_critic, actor_view, batch, noise, alpha, args.gamma)
+        with autocast:
+            loss, q = critic_loss_fn(critic, target_critic, actor_view, batch, noise, alpha, args.gamma)
         descend(critic_optimizer, loss)
         if target_critic is not None:
             torch._foreach_lerp_(list(target_critic.parameters()), list(critic.parameters()), args.tau)
@@ -619,7 +623,8 @@ def main(args: Args) -> str:
         if with_actor:
             # Actor.
             noise = actor.draw_noise(args.batch_size, generator)
-            loss, log_prob = actor_loss_fn(actor, critic_view, batch["obs"], noise, alpha)
+            with autocast:
+                loss, log_prob = actor_loss_fn(actor, critic_view, batch["obs"], noise, alpha)
             descend(actor_optimizer, loss)
             metrics |= {"losses/actor_loss": loss.detach(), "policy/log_prob": log_prob}
         if with_actor and args.autotune:

@@ -63,6 +63,7 @@ class Args:
     autotune: bool = True  # adapt alpha so that the policy's entropy meets --target-entropy
     device: str = "auto"  # auto (cuda where there is one, else cpu), cpu, cuda or mps
     compile: bool = True  # compile losses and acting with torch.compile; on a CPU this needs a C++ compiler
+    cuda_graph: bool = False  # on CUDA replay each kind of update as one captured graph (not yet measured)
     bf16: bool = False  # bfloat16 matrix products in the losses; densities, normalisation and Adam stay in float32
     eval_frequency: int = 10_000  # environment steps between evaluations, 0 for none
     eval_episodes: int = 10  # noise-free episodes per evaluation
@@ -114,7 +115,7 @@ def make_env(args: Args, video_dir: str | None = None) -> gym.Env:
 
 def check(args: Args) -> torch.device:
     """Refuse flags that cannot work, naming flag and remedy; returns the device."""
-    inf, stored = math.inf, min(args.learning_starts + 1, args.buffer_size)
+    inf, stored = math.inf, min(args.learning_starts, args.buffer_size)
     limits = dict.fromkeys(("seed", "learning_starts", "policy_lr", "q_lr", "alpha_lr"), (0, inf))
     limits |= dict.fromkeys(("eval_frequency", "checkpoint_frequency"), (0, inf))
     limits |= {"gamma": (0, 1), "tau": (0, 1), "adam_beta1": (0, 0.999), "alpha": (1e-9 if args.autotune else 0, inf)}
@@ -131,6 +132,7 @@ def check(args: Args) -> torch.device:
         ("batch_size", args.batch_size <= stored, f"the first update has {stored} steps; raise --learning-starts"),
         ("device", device in devices, f"not available here; choose auto, {', '.join(devices)}"),
         ("eval_only", not args.eval_only or args.resume, "name the run's folder with --resume"),
+        ("cuda_graph", not args.cuda_graph or device == "cuda", "needs --device cuda"),
         ("track", not args.track or importlib.util.find_spec("wandb"), "pip install wandb first"),
         ("capture_video", not args.capture_video or importlib.util.find_spec("moviepy"), "pip install moviepy first"),
     ):
@@ -271,12 +273,14 @@ class ReplayBuffer:
         most = int(0.8 * free / needed * capacity)
         require(needed <= free, f"--buffer-size {capacity}: more than the free memory; {most} would fit")
         self.rows, self.count = torch.empty(capacity, sum(self.widths.values()), device=device), 0
+        self.stored = torch.zeros((), device=device)  # a tensor, because a captured graph samples too
 
     def add(self, **transition):
         """Store one transition, given by name as NumPy arrays and numbers."""
         row = np.concatenate([np.atleast_1d(transition[name]) for name in self.widths], dtype=np.float32)
         self.rows[self.count % len(self.rows)] = torch.from_numpy(row)
         self.count += 1
+        self.stored.fill_(min(self.count, len(self.rows)))
 
     def read(self, start: int) -> np.ndarray:
         """Rows of the transitions number start, .., count - 1, of which the ring must hold all."""
@@ -287,11 +291,11 @@ class ReplayBuffer:
         index = torch.arange(end - len(rows), end) % len(self.rows)
         self.rows[index] = torch.from_numpy(rows).to(self.rows.device)
         self.count = end
+        self.stored.fill_(min(self.count, len(self.rows)))
 
     def sample(self, batch: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Uniform draw with replacement: name -> (B, n), for rewards and ends (B,)."""
-        stored = min(self.count, len(self.rows))
-        index = torch.randint(stored, (batch,), generator=generator, device=generator.device)
+        index = (torch.rand(batch, generator=generator, device=generator.device) * self.stored).long()
         batch = dict(zip(self.widths, self.rows[index].split(list(self.widths.values()), dim=1), strict=True))
         return batch | {name: batch[name].squeeze(1) for name in ("reward", "terminated")}
 
@@ -523,7 +527,8 @@ def main(args: Args) -> str:
     actor_view, critic_view = frozen_view(actor), frozen_view(critic)
     log_alpha = nn.Parameter(torch.tensor(args.alpha, device=device).log())
     target_entropy = -box.shape[0] if args.target_entropy is None else args.target_entropy
-    adam = {"betas": (args.adam_beta1, 0.999), "fused": True}
+    cuda_graph = args.cuda_graph and device.type == "cuda"
+    adam = {"betas": (args.adam_beta1, 0.999), "fused": True, "capturable": cuda_graph}
     actor_optimizer = torch.optim.Adam(actor.parameters(), lr=args.policy_lr, **adam)
     critic_optimizer = torch.optim.Adam(critic.parameters(), lr=args.q_lr, **adam)
     alpha_optimizer = torch.optim.Adam([log_alpha], lr=args.alpha_lr, **adam)
@@ -571,6 +576,22 @@ def main(args: Args) -> str:
             metrics["losses/alpha_loss"] = loss.detach()
         return metrics
 
+    graphs, warm_ups = {}, {True: 0, False: 0}
+
+    def replay(with_actor: bool) -> dict[str, torch.Tensor]:
+        """`update` as a CUDA graph, captured after ten plain calls of its kind, which compile and allocate."""
+        if warm_ups[with_actor] < 10:
+            warm_ups[with_actor] += 1
+            return update(with_actor)
+        if with_actor not in graphs:
+            graph = torch.cuda.CUDAGraph()
+            graph.register_generator_state(generator)
+            with torch.cuda.graph(graph):
+                graphs[with_actor] = graph, update(with_actor)
+        graph, metrics = graphs[with_actor]
+        graph.replay()
+        return metrics
+
     # A checkpoint is these parts, the generators, the environment, the counters and the replay buffer.
     parts = {"actor": actor, "critic": critic, "temperature": nn.ParameterList([log_alpha])}
     parts |= {"actor_optimizer": actor_optimizer, "critic_optimizer": critic_optimizer}
@@ -616,6 +637,9 @@ def main(args: Args) -> str:
     for step in range(saved_step + 1, args.total_timesteps + 1):
         # Act: uniformly at first, as the literature does.
         action = box.sample() if step <= args.learning_starts else act(obs)
+        if step > args.learning_starts:  # before the environment, so that a GPU works while the environment steps
+            with_actor = (step - args.learning_starts) % args.policy_frequency == 0
+            metrics |= replay(with_actor) if cuda_graph else update(with_actor)
         try:
             next_obs, reward, terminated, truncated, _ = env.step(action)
         except Exception as error:
@@ -629,8 +653,6 @@ def main(args: Args) -> str:
             writer.add_scalar("charts/episodic_length", episode_length, step)
             obs, _ = env.reset()
             last_return, episode_return, episode_length = episode_return, 0.0, 0
-        if step > args.learning_starts:
-            metrics |= update((step - args.learning_starts) % args.policy_frequency == 0)
 
         # Log and evaluate: the only place that waits for the device, besides acting.
         progress.update()

@@ -1,0 +1,187 @@
+"""Time the four trainers and print how much of the hardware they use.
+
+    OMP_NUM_THREADS=1 taskset -c 0 python scripts/benchmark.py                     # full size, Hopper and Humanoid
+    OMP_NUM_THREADS=1 taskset -c 0 python scripts/benchmark.py --small             # the small size, HalfCheetah
+    python scripts/benchmark.py --variants compiled --scripts sac_flow_g --device cuda
+
+Every row is a real training of a few hundred steps (acting, environment, replay buffer, update), timed by the script's
+own charts/SPS after the compilation, and next to it, in the same minute, the rate of a 1024^3 matrix product. The floor
+is the time that the update's matrix products take at that rate; the share is floor / measured. The FLOPs are counted
+by torch.utils.flop_counter on the eager losses and their gradients. The yardstick is plain SAC in eager mode: 256-wide
+networks without BatchRenorm, target networks, one actor update per critic update.
+
+Writes a CSV file (--csv) and prints a Markdown table. With one thread the figures are those of one core.
+"""
+
+import csv
+import importlib
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import torch
+import tyro
+from torch.utils.flop_counter import FlopCounterMode
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+SCRIPTS = ("sac_flow_naive", "sac_flow_g", "sac_flow_t", "sac_gaussian")
+YARDSTICK = (
+    "--no-crossq --no-normalize-obs --adam-beta1 0.9 --policy-frequency 1 --critic-hidden-dim 256 --hidden-dim 256"
+)
+VARIANTS = {"eager": "--no-compile", "compiled": "", "bf16": "--bf16"}
+SMALL = "--critic-hidden-dim 256 --batch-size 256"
+
+
+@dataclass
+class Args:
+    scripts: tuple[str, ...] = SCRIPTS  # scripts to time
+    variants: tuple[str, ...] = ("eager", "compiled", "bf16")  # of eager, compiled, bf16
+    env_ids: tuple[str, ...] = ("Hopper-v4", "Humanoid-v4")  # tasks, that is shapes
+    small: bool = False  # the small size on HalfCheetah-v4, where --env-ids is not given
+    yardstick: bool = True  # time plain eager SAC too
+    device: str = "cpu"  # cpu or cuda
+    window: int = 60  # steps per timing window
+    windows: int = 5  # windows after the warm-up; the median counts
+    csv: Path = ROOT / "results" / "speed.csv"  # file to append to
+
+
+def gemm_rate(device: str, dtype: torch.dtype) -> float:
+    """FLOP/s of a 1024^3 product, with the precision the trainers use: best of 20."""
+    torch.set_float32_matmul_precision("medium" if device == "cpu" else "high")
+    a, b = (torch.randn(1024, 1024, device=device, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(20):
+        start = time.perf_counter()
+        c = a @ b
+        c[0, 0].item()
+        best = min(best, time.perf_counter() - start)
+    return 2 * 1024**3 / best
+
+
+def flops_per_step(module, args, env_id: str) -> float:
+    """Matrix-product FLOPs of one environment step: critic update, and the actor's share of one."""
+    env = gym.make(env_id)
+    n, box = env.observation_space.shape[0], env.action_space
+    actor, critic = module.Actor(n, box, args), module.Critic(n, box.shape[0], args.critic_hidden_dim, args.crossq)
+    generator, size = torch.Generator().manual_seed(0), args.batch_size
+    batch = {"obs": torch.randn(size, n), "next_obs": torch.randn(size, n), "action": torch.zeros(size, box.shape[0])}
+    batch |= {"reward": torch.zeros(size), "terminated": torch.zeros(size)}
+    target = None if args.crossq else module.frozen_view(critic)
+    noise, alpha, total = actor.draw_noise(size, generator), torch.tensor(0.01), 0.0
+    for share, loss in (
+        (1, lambda: module.critic_loss(critic, target, module.frozen_view(actor), batch, noise, alpha, 0.99)),
+        (
+            1 / args.policy_frequency,
+            lambda: module.actor_loss(actor, module.frozen_view(critic), batch["obs"], noise, alpha),
+        ),
+    ):
+        with FlopCounterMode(display=False) as counter:
+            loss()[0].backward()
+        total += share * counter.get_total_flops()
+    return total
+
+
+def acting_time(module, args, env_id: str, compiled: bool) -> float:
+    """Milliseconds to act once on one observation, NumPy to NumPy, with the weights in cache."""
+    env = gym.make(env_id)
+    obs, box = env.observation_space.sample().astype(np.float32), env.action_space
+    actor = module.frozen_view(module.Actor(len(obs), box, args).to(args.device))
+    generator = torch.Generator(args.device).manual_seed(0)
+    act = torch.compile(actor.act, dynamic=False) if compiled else actor.act
+    times = []
+    for _ in range(500):
+        start = time.perf_counter()
+        with module.blas_products():
+            act(torch.as_tensor(obs, device=args.device)[None], actor.draw_noise(1, generator))[0].cpu().numpy()
+        times.append(time.perf_counter() - start)
+    return 1e3 * float(np.median(times[100:]))
+
+
+def train(script: str, flags: list[str], window: int, windows: int) -> dict:
+    """Run the trainer; median milliseconds per step, compile seconds, peak resident memory."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    starts = 1000
+    with tempfile.TemporaryDirectory() as folder:
+        flags = [*flags, "--learning-starts", f"{starts}", "--total-timesteps", f"{starts + window * (windows + 2)}"]
+        flags += ["--eval-frequency", "0", "--checkpoint-frequency", "0", "--log-frequency", f"{window}"]
+        command = [sys.executable, str(ROOT / f"{script}.py"), *flags, "--run-dir", folder]
+        code = "import resource,subprocess,sys; rc=subprocess.run(sys.argv[1:]).returncode;"
+        code += "print('peak', resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(rc)"
+        done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
+        events = EventAccumulator(str(next(Path(folder).iterdir())), size_guidance={"scalars": 0})
+        events.Reload()
+        speed = [(event.step, event.value) for event in events.Scalars("charts/SPS") if event.step > starts]
+    ms = float(np.median([1e3 / value for _, value in speed[2:]]))
+    first = window * 1e-3 * (1e3 / speed[0][1]) + window * 1e-3 * (1e3 / speed[1][1])
+    gib = int(re.search(r"peak (\d+)", done.stdout)[1]) / 2**20
+    return {"ms_per_step": ms, "compile_s": first - 2 * window * ms / 1e3, "peak_gib": gib}
+
+
+def main(args: Args):
+    if args.small and args.env_ids == Args.env_ids:
+        args.env_ids = ("HalfCheetah-v4",)
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
+    model = names[0] if names else platform.machine()
+    hardware = (
+        torch.cuda.get_device_name() if args.device == "cuda" else f"{model}, {torch.get_num_threads()} thread(s)"
+    )
+    base = {"date": time.strftime("%Y-%m-%d"), "hardware": hardware, "torch": torch.__version__, "device": args.device}
+    rows = []
+    jobs = [(s, v, VARIANTS[v] + (" " + SMALL if args.small else "")) for s in args.scripts for v in args.variants]
+    if args.yardstick:
+        jobs.append(
+            ("sac_gaussian", "yardstick", f"--no-compile {YARDSTICK}" + (" --batch-size 256" if args.small else ""))
+        )
+    for env_id in args.env_ids:
+        for script, variant, flags in jobs:
+            flags = f"--env-id {env_id} --device {args.device} {flags}".split()
+            module = importlib.import_module(script)
+            parsed = tyro.cli(module.Args, args=flags)
+            rate = gemm_rate(args.device, torch.bfloat16 if variant == "bf16" else torch.float32)
+            gflop = flops_per_step(module, parsed, env_id) / 1e9
+            row = {"script": script, "variant": variant, "env": env_id, "batch": parsed.batch_size}
+            row |= {"critic_hidden_dim": parsed.critic_hidden_dim} | train(script, flags, args.window, args.windows)
+            rate = max(rate, gemm_rate(args.device, torch.bfloat16 if variant == "bf16" else torch.float32))
+            floor = gflop * 1e12 / rate
+            row |= {"act_ms": acting_time(module, parsed, env_id, variant in ("compiled", "bf16")), "gflop": gflop}
+            row |= {"gemm_gflops": rate / 1e9, "floor_ms": floor, "share": floor / row["ms_per_step"]}
+            rows.append(base | row)
+            print(
+                f"{env_id} {script} {variant}: {row['ms_per_step']:.1f} ms/step, share {row['share']:.2f}",
+                file=sys.stderr,
+            )
+
+    new = not args.csv.exists()
+    args.csv.parent.mkdir(parents=True, exist_ok=True)
+    with open(args.csv, "a", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        if new:
+            writer.writeheader()
+        writer.writerows([{k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows])
+    print(f"\n{hardware}, torch {torch.__version__}\n")
+    print(
+        "| task | script | variant | ms/step | steps/s | floor ms | share of floor | acting ms | compile s | peak GiB |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for r in rows:
+        figures = f"{r['ms_per_step']:.1f} | {1e3 / r['ms_per_step']:.0f} | {r['floor_ms']:.1f} | {r['share']:.0%}"
+        figures += f" | {r['act_ms']:.2f} | {r['compile_s']:.0f} | {r['peak_gib']:.1f}"
+        print(f"| {r['env']} | {r['script']} | {r['variant']} | {figures} |")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main(tyro.cli(Args, description=__doc__))

@@ -12,7 +12,7 @@ Simplicity", ICLR 2024: the yardstick for sac_flow_g.py, sac_flow_t.py and sac_f
 # Symbols: s observation, a action in environment units, d action dimension, B batch size, x pre-tanh action (B, d),
 # a = scale * tanh(x) + bias, alpha temperature in reward per nat. Log-densities are in nats.
 
-# sync: imports-and-args
+# sync: imports
 import copy
 import difflib
 import hashlib
@@ -42,6 +42,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 
+# sync: args
 @dataclass
 class Args:
     env_id: str = "Humanoid-v4"  # Gymnasium task with flat Box observations and a bounded Box action space
@@ -87,7 +88,7 @@ class Args:
     hidden_dim: int = 512  # width of the two hidden layers
 
 
-# sync: environment-and-critic
+# sync: environment
 def require(condition: bool, message: str):
     """Bad input ends with one line on standard error and exit code 2, before anything was written."""
     if not condition:
@@ -113,6 +114,7 @@ def make_env(args: Args, video_dir: str | None = None) -> gym.Env:
     return gym.wrappers.RecordVideo(env, video_dir, episode_trigger=lambda _: True) if video_dir else env
 
 
+# sync: check
 def check(args: Args) -> torch.device:
     """Refuse flags that cannot work, naming flag and remedy; returns the device."""
     inf, stored = math.inf, min(args.learning_starts, args.buffer_size)
@@ -140,6 +142,7 @@ def check(args: Args) -> torch.device:
     return torch.device(device)
 
 
+# sync: critic
 class BatchRenorm(nn.Module):
     """Batch renormalization (Ioffe, 2017) over the first dimension of (B, n), with the constants of CrossQ.
 
@@ -261,7 +264,7 @@ class Actor(nn.Module):
         return self.squash(self.rollout(obs, noise, deterministic)[0][-1])
 
 
-# sync: training
+# sync: replay-buffer
 class ReplayBuffer:
     """Ring of transitions, one row each, on one device. Only termination is an end: a time limit bootstraps."""
 
@@ -300,6 +303,7 @@ class ReplayBuffer:
         return batch | {name: batch[name].squeeze(1) for name in ("reward", "terminated")}
 
 
+# sync: frozen-view
 def frozen_view(module: nn.Module) -> nn.Module:
     """`module` in evaluation mode and without gradients, on the same storage: it follows every in-place update.
 
@@ -312,6 +316,7 @@ def frozen_view(module: nn.Module) -> nn.Module:
     return view
 
 
+# sync: losses
 def critic_loss(critic, target_critic, actor, batch, noise, alpha, gamma):
     """Soft Bellman error, and the mean Q. The actor is a frozen view; without a target critic the loss is CrossQ's."""
     # Target.
@@ -344,6 +349,7 @@ def path_statistics(actor, critic, obs, noise, alpha) -> dict[str, torch.Tensor]
     return tags | {f"gradients/step_{k}": gradient.norm(dim=1).mean() for k, gradient in enumerate(gradients)}
 
 
+# sync: evaluate
 @contextmanager
 def blas_products():
     """Products by BLAS, which on a CPU is two to three times faster than oneDNN for a batch as small as acting's."""
@@ -370,6 +376,7 @@ def evaluate(actor, envs: list[gym.Env], seed: int, device: torch.device) -> np.
     return returns
 
 
+# sync: checkpoint
 STOP = []  # the signal that asked the run to end, once one has
 
 
@@ -477,6 +484,7 @@ def read_args(argv: list[str] | None = None) -> Args:
     return args
 
 
+# sync: start-run
 def start_run(args: Args, device: torch.device, step: int) -> tuple[str, SummaryWriter]:
     """Make the run's folder and record what is needed to repeat the run; with --resume go on in it after `step`."""
     name = f"{args.env_id.replace('/', '-')}__{args.exp_name}__{args.seed}__{int(time.time())}"
@@ -501,6 +509,7 @@ def start_run(args: Args, device: torch.device, step: int) -> tuple[str, Summary
     return path, writer
 
 
+# sync: main
 def main(args: Args) -> str:
     """Train, or go on with a run, or only evaluate it; returns the run's folder."""
     device = check(args)

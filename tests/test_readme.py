@@ -1,0 +1,41 @@
+"""The README says what the code does: diff sizes, flags, tags."""
+
+import re
+import subprocess
+import sys
+from dataclasses import fields
+
+from conftest import ROOT, SCRIPTS
+
+README = (ROOT / "README.md").read_text()
+
+
+def test_diff_sizes_are_those_of_check_sync():
+    command = [sys.executable, ROOT / "scripts" / "check_sync.py"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for name in ("sac_flow_t", "sac_flow_naive", "sac_gaussian"):
+        whole, rest = re.search(rf"^sac_flow_g.py {name}.py +(\d+) \(.*?\) +(\d+)", printed, re.MULTILINE).groups()
+        row = next(line for line in README.splitlines() if line.startswith(f"| `{name}.py`"))
+        assert f"| {whole}" in row and (name == "sac_gaussian" or f"of which {rest} outside" in row), row
+
+
+def test_flags_exist(script):
+    """Every flag that the README names in code belongs to at least one script, and this script's are documented."""
+    known = {field.name for field in fields(script.Args)}
+    for flag in re.findall(r"`--([a-z0-9-]+)", README):
+        name = flag.removeprefix("no-").replace("-", "_")
+        owners = [s for s in SCRIPTS if re.search(rf"^    {name}: ", (ROOT / f"{s}.py").read_text(), re.MULTILINE)]
+        assert owners, f"--{flag} is in no script"
+    assert all(
+        re.search(rf"^    {name}: .*  # .", (ROOT / f"{script.__name__}.py").read_text(), re.M) for name in known
+    )
+
+
+def test_logged_tags_are_documented(script):
+    source = (ROOT / f"{script.__name__}.py").read_text()
+    tags = {
+        re.sub(r"_\{k\}", "_k", tag) for tag in re.findall(r'"((?:charts|eval|losses|policy|gradients)/[^"]+)"', source)
+    }
+    assert len(tags) >= 13
+    for tag in tags:
+        assert f"`{tag}`" in README, tag

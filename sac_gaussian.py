@@ -27,7 +27,7 @@ import subprocess
 import sys
 import time
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 
 import gymnasium as gym
@@ -92,7 +92,7 @@ class Args:
 def require(condition: bool, message: str):
     """Bad input ends with one line on standard error and exit code 2, before anything was written."""
     if not condition:
-        print(f"error: {message}", file=sys.stderr)
+        print("error:", message.replace("\n", " "), file=sys.stderr)  # a Box prints itself in several lines
         raise SystemExit(2)
 
 
@@ -101,13 +101,14 @@ def make_env(args: Args, video_dir: str | None = None) -> gym.Env:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # the literature's tasks are v4
-            env = gym.make(args.env_id, render_mode="rgb_array" if video_dir else None)
+            env = gym.make(args.env_id, **({"render_mode": "rgb_array"} if video_dir else {}))
     except Exception as error:  # no such id, a missing package, an outdated task: whatever its author raises
         close = difflib.get_close_matches(args.env_id, set(gym.registry) - {args.env_id}, n=3, cutoff=0.5)
         remedy = f"choose another; the closest ids are: {', '.join(close) or 'none'}"
         require(False, f"--env-id {args.env_id}: {str(error).partition(chr(10))[0]}; {remedy}")
     box, space = env.action_space, env.observation_space
-    bounded = isinstance(box, gym.spaces.Box) and len(box.shape) == 1 and np.isfinite(box.high - box.low).all()
+    bounded = isinstance(box, gym.spaces.Box) and len(box.shape) == 1
+    bounded = bounded and ((box.low < box.high) & (box.high - box.low < np.inf)).all()
     require(bounded, f"--env-id {args.env_id}: actions are {box}; choose a task with a bounded one-dimensional Box")
     flat = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
     require(flat, f"--env-id {args.env_id}: observations are {space}, not a flat Box; wrap it in FlattenObservation")
@@ -118,8 +119,10 @@ def make_env(args: Args, video_dir: str | None = None) -> gym.Env:
 def check(args: Args) -> torch.device:
     """Refuse flags that cannot work, naming flag and remedy; returns the device."""
     inf, stored = math.inf, min(args.learning_starts, args.buffer_size)
+    drift = getattr(args, "drift_correction", False)
     limits = dict.fromkeys(("seed", "learning_starts", "policy_lr", "q_lr", "alpha_lr"), (0, inf))
     limits |= dict.fromkeys(("eval_frequency", "checkpoint_frequency"), (0, inf))
+    limits |= {"log_std_min": (-20, inf), "log_std_max": (-inf, 10), "critic_hidden_dim": (2, inf)}
     limits |= {"gamma": (0, 1), "tau": (0, 1), "adam_beta1": (0, 0.999), "alpha": (1e-9 if args.autotune else 0, inf)}
     for field in fields(args):
         low, high = limits.get(field.name, (1 if field.type is int else -inf, inf))
@@ -130,6 +133,7 @@ def check(args: Args) -> torch.device:
     device = ("cuda" if "cuda" in devices else "cpu") if args.device == "auto" else args.device
     for flag, fine, remedy in (
         ("log_std_min", args.log_std_min < args.log_std_max, "must be below --log-std-max"),
+        ("log_std_max", args.log_std_max <= 2 or not drift, "must be at most 2, or --drift-correction overflows"),
         ("learning_starts", args.learning_starts < args.total_timesteps, "must be below --total-timesteps"),
         ("batch_size", args.batch_size <= stored, f"the first update has {stored} steps; raise --learning-starts"),
         ("device", device in devices, f"not available here; choose auto, {', '.join(devices)}"),
@@ -147,7 +151,9 @@ class BatchRenorm(nn.Module):
     """Batch renormalization (Ioffe, 2017) over the first dimension of (B, n), with the constants of CrossQ.
 
     Training mode normalises with the batch's statistics, corrected towards the running ones by r and d; the first
-    `warmup` training calls are plain batch normalization. Evaluation mode uses the running statistics.
+    `warmup` training calls are plain batch normalization. Evaluation mode uses the running statistics. They move in
+    `track`, after the backward pass, and not in `forward`: a compiled backward pass recomputes r and d from them, and
+    with moved statistics its gradients are silently wrong (pytorch/pytorch#197039).
     """
 
     def __init__(self, n: int, momentum=0.99, eps=1e-3, r_max=3.0, d_max=5.0, warmup=100_000):
@@ -157,6 +163,14 @@ class BatchRenorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(n))
         self.register_buffer("running_var", torch.ones(n))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))  # a tensor: a Python int would recompile
+        self.batch_mean = self.batch_var = torch.zeros(n)
+
+    @torch.no_grad()
+    def track(self):
+        """Move the running statistics towards those of the last training batch."""
+        self.running_mean.lerp_(self.batch_mean, 1 - self.momentum)
+        self.running_var.lerp_(self.batch_var, 1 - self.momentum)
+        self.steps += 1
 
     def affine(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Evaluation mode as x * scale + shift, each (n,)."""
@@ -173,9 +187,7 @@ class BatchRenorm(nn.Module):
             warm, running_std = self.steps >= self.warmup, (self.running_var + self.eps).sqrt()
             r = torch.where(warm, (std / running_std).clamp(1 / self.r_max, self.r_max), 1.0)
             d = torch.where(warm, ((mean - self.running_mean) / running_std).clamp(-self.d_max, self.d_max), 0.0)
-            self.running_mean.lerp_(mean, 1 - self.momentum)
-            self.running_var.lerp_(var, 1 - self.momentum)
-            self.steps += 1
+        self.batch_mean, self.batch_var = mean.detach(), var.detach()
         return ((x - mean) * (r / std) + d) * self.weight + self.bias
 
 
@@ -278,12 +290,13 @@ class ReplayBuffer:
         self.rows, self.count = torch.empty(capacity, sum(self.widths.values()), device=device), 0
         self.stored = torch.zeros((), device=device)  # a tensor, because a captured graph samples too
 
-    def add(self, **transition):
-        """Store one transition, given by name as NumPy arrays and numbers."""
+    def add(self, **transition) -> bool:
+        """Store one transition, given by name as NumPy arrays and numbers; False if it is not finite in float32."""
         row = np.concatenate([np.atleast_1d(transition[name]) for name in self.widths], dtype=np.float32)
         self.rows[self.count % len(self.rows)] = torch.from_numpy(row)
         self.count += 1
         self.stored.fill_(min(self.count, len(self.rows)))
+        return np.isfinite(row).all()
 
     def read(self, start: int) -> np.ndarray:
         """Rows of the transitions number start, .., count - 1, of which the ring must hold all."""
@@ -409,64 +422,67 @@ def restore_env(env: gym.Env, state: dict) -> bool:
     return "physics" in state
 
 
-def write_file(path: str, data: bytes) -> bytes:
+def write_file(path: str, data: bytes | np.ndarray) -> bytes:
     """Write data and its SHA-256 beside the old file, then swap: a reader sees one of them, whole."""
     digest = hashlib.sha256(data).digest()
-    try:
-        with open(path + ".tmp", "wb") as file:
-            file.writelines((data, digest))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(path + ".tmp", path)
-    finally:
-        if os.path.exists(path + ".tmp"):  # the disk is full
-            os.unlink(path + ".tmp")
+    with open(path + ".tmp", "wb") as file:
+        file.writelines((data, digest))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(path + ".tmp", path)
     return digest
 
 
-def read_file(run: str, name: str, digest: bytes | None = None) -> bytes:
-    """What `write_file` was given; ends the program where it is missing, damaged or not the expected one."""
-    data = b""
+def read_file(run: str, name: str, digest: bytes | None = None) -> np.ndarray:
+    """The bytes that `write_file` was given; ends the program where they are missing, damaged or not the expected."""
     try:
-        with open(os.path.join(run, name), "rb") as file:
-            data = file.read()
+        data = np.fromfile(os.path.join(run, name), dtype=np.uint8)
     except OSError as error:
         require(False, f"--resume {run}: {name}: {error.strerror}; name a run folder that holds a checkpoint")
-    whole = hashlib.sha256(data[:-32]).digest() == data[-32:] == (digest or data[-32:])
+    whole = hashlib.sha256(data[:-32]).digest() == data[-32:].tobytes() == (digest or data[-32:].tobytes())
     require(whole, f"--resume {run}: {name} is damaged, its checksum differs; restore the file or start a new run")
     return data[:-32]
 
 
-def save_checkpoint(run: str, state: dict, buffer: ReplayBuffer, segments: list) -> tuple[int, list] | None:
-    """Write checkpoint.pt, and the transitions since the last one as a segment of the replay buffer. Returns the step
-    and the segments in use, (file, end, SHA-256) each; None on a full disk: the last checkpoint stays."""
+def say(text: str):
+    """Print above the progress bar; a full disk under a redirected output must not end the run."""
+    with suppress(OSError):
+        tqdm.write(text)
+        sys.stdout.flush()
+
+
+def save_checkpoint(run: str, state: dict, buffer: ReplayBuffer, segments: list) -> list:
+    """Write checkpoint.pt, and the transitions since the last one as a segment of the replay buffer. Returns the
+    segments in use, (file, end, SHA-256) each, whose last end is the checkpoint's step: on a full disk the old ones."""
     began, oldest = time.perf_counter(), max(0, buffer.count - len(buffer.rows))
     start = max(oldest, segments[-1][1] if segments else 0)
-    name, rows, blob = f"replay-{start}-{buffer.count}.bin", buffer.read(start).tobytes(), io.BytesIO()
+    name, rows, blob = f"replay-{start}-{buffer.count}.bin", buffer.read(start), io.BytesIO()
     try:
-        new = [(name, buffer.count, write_file(os.path.join(run, name), rows))] if rows else []
-        segments = [old for old in segments if old[1] > oldest] + new
-        torch.save(state | {"segments": segments, "script": os.path.basename(__file__)}, blob)
+        new = [(name, buffer.count, write_file(os.path.join(run, name), rows))] if len(rows) else []
+        new = [old for old in segments if old[1] > oldest] + new
+        torch.save(state | {"segments": new, "script": os.path.basename(__file__)}, blob)
         write_file(os.path.join(run, "checkpoint.pt"), blob.getvalue())
+        size, seconds, segments = (rows.nbytes + blob.tell()) / 2**20, time.perf_counter() - began, new
+        say(f"step {buffer.count}  checkpoint: {size:.1f} MiB in {seconds:.2f} s")
     except OSError as error:
-        return tqdm.write(f"step {state['step']}  no checkpoint: {error.strerror}; the last one stays, going on")
-    for file in os.listdir(run):
-        if file.startswith("replay-") and file not in (segment[0] for segment in segments):
+        say(f"step {buffer.count}  no checkpoint: {error.strerror}; the last one stays, going on")
+    for file in set(os.listdir(run)) - {segment[0] for segment in segments}:
+        if file.startswith("replay-") or file.endswith(".tmp"):  # outdated, or of a checkpoint that failed
             os.unlink(os.path.join(run, file))
-    size, seconds = (len(rows) + blob.tell()) / 2**20, time.perf_counter() - began
-    tqdm.write(f"step {state['step']}  checkpoint: {size:.1f} MiB in {seconds:.2f} s")
-    return state["step"], segments
+    return segments
 
 
 def load_checkpoint(run: str) -> dict:
     """The state that `save_checkpoint` was given; nothing in the file can execute."""
-    data, state = read_file(run, "checkpoint.pt"), {}
+    data, own = read_file(run, "checkpoint.pt"), os.path.basename(__file__)
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        writer = state["script"]
+        require(writer == own, f"--resume {run}: written by {writer}, not by {own}; resume it with {writer}")
+        state["args"] = Args(**state["args"])
     except Exception as error:  # whatever a foreign file makes the reader raise
-        require(False, f"--resume {run}: checkpoint.pt is foreign ({str(error).splitlines()[0]}); start a new run")
-    writer, own = state.get("script"), os.path.basename(__file__)
-    require(writer == own, f"--resume {run}: written by {writer}, not by {own}; resume it with {writer}")
+        reason = str(error).splitlines()[0]
+        require(False, f"--resume {run}: checkpoint.pt is foreign or of another version ({reason}); start a new run")
     return state
 
 
@@ -474,7 +490,7 @@ def read_args(argv: list[str] | None = None) -> Args:
     """The command line's flags; with --resume they complete the checkpoint's, and must not contradict them."""
     args = tyro.cli(Args, args=argv)
     if args.resume is not None:
-        old = replace(Args(**load_checkpoint(args.resume)["args"]), resume=args.resume, eval_only=args.eval_only)
+        old = replace(load_checkpoint(args.resume)["args"], resume=args.resume, eval_only=args.eval_only)
         args = tyro.cli(Args, args=argv, default=old)
         free = ("eval_episodes", "capture_video", "device") if args.eval_only else ("checkpoint_frequency",)
         for name, value in asdict(old).items():
@@ -485,6 +501,20 @@ def read_args(argv: list[str] | None = None) -> Args:
 
 
 # sync: start-run
+class EventFile(io.FileIO):
+    """TensorBoard's own file ends the run when the disk is full; here, what finds no space waits in memory."""
+
+    waiting = b""
+
+    def write(self, data: bytes = b""):
+        self.waiting += data
+        with suppress(OSError):
+            while self.waiting:
+                self.waiting = self.waiting[super().write(self.waiting) :]
+
+    flush = write
+
+
 def start_run(args: Args, device: torch.device, step: int) -> tuple[str, SummaryWriter]:
     """Make the run's folder and record what is needed to repeat the run; with --resume go on in it after `step`."""
     name = f"{args.env_id.replace('/', '-')}__{args.exp_name}__{args.seed}__{int(time.time())}"
@@ -503,6 +533,9 @@ def start_run(args: Args, device: torch.device, step: int) -> tuple[str, Summary
     versions = {module.__name__: module.__version__ for module in (torch, gym, mujoco, np)}
     versions |= {"python": sys.version.split()[0], "git": git.stdout.strip() or "unknown", "device": str(device)}
     writer = SummaryWriter(path, purge_step=step + 1 if step else None)  # readers drop what came after the checkpoint
+    writer.flush()
+    events = writer.file_writer.event_writer
+    events._async_writer._writer._writer = EventFile(events._file_name, "ab")
     for title, table in (("hyperparameters", asdict(args)), ("versions", versions)) if not step else ():
         writer.add_text(title, "|name|value|\n|-|-|\n" + "\n".join(f"|{key}|{value}|" for key, value in table.items()))
     print(f"run: {path}", flush=True)
@@ -519,11 +552,6 @@ def main(args: Args) -> str:
     obs_dim, box = env.observation_space.shape[0], env.action_space
     if not args.eval_only:
         buffer = ReplayBuffer(args.buffer_size, obs_dim, box.shape[0], device)
-        path, writer = start_run(args, device, checkpoint["step"])
-    video_dirs = [None] * args.eval_episodes * (args.eval_frequency > 0 or args.eval_only)
-    if args.capture_video and video_dirs:
-        video_dirs[0] = os.path.join(args.resume or path, "videos")
-    eval_envs = [make_env(args, video_dir) for video_dir in video_dirs]
 
     # Networks and optimizers.
     # "medium" sends float32 products to oneDNN on a CPU (bfloat16 only where the CPU has AMX), "high" is TF32 on CUDA.
@@ -555,10 +583,13 @@ def main(args: Args) -> str:
             action = act_fn(obs_tensor, actor.draw_noise(1, generator))[0]
         return action.cpu().numpy().clip(box.low, box.high)  # rounding may pass a bound by one unit
 
-    def descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor):
+    def descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor, module: nn.Module | None = None):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        for norm in module.modules() if module else ():
+            if isinstance(norm, BatchRenorm):
+                norm.track()
 
     def update(with_actor: bool) -> dict[str, torch.Tensor]:
         """Update the critic and, with_actor, actor and temperature; returns tag -> value to log, on the device."""
@@ -567,7 +598,7 @@ def main(args: Args) -> str:
         # Critic.
         with autocast:
             loss, q = critic_loss_fn(critic, target_critic, actor_view, batch, noise, alpha, args.gamma)
-        descend(critic_optimizer, loss)
+        descend(critic_optimizer, loss, critic)
         if target_critic is not None:
             torch._foreach_lerp_(list(target_critic.parameters()), list(critic.parameters()), args.tau)
         metrics = {"losses/qf_loss": loss.detach(), "losses/qf_values": q, "losses/alpha": alpha}
@@ -576,7 +607,7 @@ def main(args: Args) -> str:
             noise = actor.draw_noise(args.batch_size, generator)
             with autocast:
                 loss, log_prob = actor_loss_fn(actor, critic_view, batch["obs"], noise, alpha)
-            descend(actor_optimizer, loss)
+            descend(actor_optimizer, loss, actor)
             metrics |= {"losses/actor_loss": loss.detach(), "policy/log_prob": log_prob}
         if with_actor and args.autotune:
             # Temperature: an entropy -log_prob below its target raises alpha.
@@ -605,62 +636,85 @@ def main(args: Args) -> str:
     parts = {"actor": actor, "critic": critic, "temperature": nn.ParameterList([log_alpha])}
     parts |= {"actor_optimizer": actor_optimizer, "critic_optimizer": critic_optimizer}
     parts |= {"alpha_optimizer": alpha_optimizer} | ({} if target_critic is None else {"target_critic": target_critic})
-    for name in parts if args.resume else ():
-        parts[name].load_state_dict(checkpoint[name])
+    try:
+        for name in parts if args.resume else ():
+            parts[name].load_state_dict(checkpoint[name])
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        require(False, f"--resume {args.resume}: of another version of the script or of {args.env_id} ({reason})")
+    segments = checkpoint["segments"]
+    for name, end, digest in () if args.eval_only else segments:
+        rows = read_file(args.resume, name, digest).view(np.float32)
+        buffer.write(end, rows.reshape(-1, buffer.rows.shape[1]))
+
+    # The run's folder: bad input has ended the program by now.
+    path, writer = (args.resume, None) if args.eval_only else start_run(args, device, checkpoint["step"])
+    video_dirs = [None] * args.eval_episodes * (args.eval_frequency > 0 or args.eval_only)
+    if args.capture_video and video_dirs:
+        video_dirs[0] = os.path.join(path, "videos", str(int(time.time())))  # a resumed run keeps its earlier ones
+    eval_envs = [make_env(args, video_dir) for video_dir in video_dirs]
     if args.eval_only:
         returns = evaluate(actor_view, eval_envs, 10_000 + args.seed, device)
         print(f"step {checkpoint['step']}  eval return {returns.mean():.1f} +- {returns.std():.1f}")
-        return args.resume
+        for finished in (env, *eval_envs):  # this writes the video
+            finished.close()
+        return path
     obs, _ = env.reset(seed=args.seed)
     box.seed(args.seed)
     episode_return, episode_length, last_return, metrics = 0.0, 0, math.nan, {}
-    saved_step, segments = checkpoint["step"], checkpoint["segments"]
     if args.resume:
         generator.set_state(checkpoint["generator"])
         box.np_random.bit_generator.state = checkpoint["box"]
-        for name, end, digest in segments:
-            rows = np.frombuffer(bytearray(read_file(path, name, digest)), dtype=np.float32)
-            buffer.write(end, rows.reshape(-1, buffer.rows.shape[1]))
         episode_return, episode_length, last_return, metrics = checkpoint["counters"]
         if restore_env(env, checkpoint["env"]):
             obs = checkpoint["obs"].numpy()
         else:
-            print(f"the state of {args.env_id} cannot be restored: its episode starts again")
+            say(f"the state of {args.env_id} cannot be restored: its episode starts again")
             obs, episode_return, episode_length = env.reset()[0], 0.0, 0
 
     def require_finite(**named):
         """End the run before what is not finite reaches the replay buffer or a checkpoint."""
-        named = {name: torch.as_tensor(value) for name, value in (metrics | named).items()}
-        bad = [name for name, value in named.items() if not value.isfinite().all()]
+        named = metrics | {"losses/qf_loss": loss_sum} | named
+        bad = [k for k, value in named.items() if not torch.as_tensor(value, dtype=torch.float32).isfinite().all()]
         if bad:
             fail(f"{', '.join(bad)}: not finite")
 
     def fail(problem: str):
         writer.close()
-        last = f"the last checkpoint, of step {saved_step}, is in {path}" if segments else "there is no checkpoint yet"
+        last = f"the last checkpoint, of step {segments[-1][1]}, is in {path}" if segments else "no checkpoint yet"
         print(f"error: step {step}: {problem}; {last}", file=sys.stderr)
         raise SystemExit(1)
 
+    @contextmanager
+    def guard(what: str):
+        try:
+            yield
+        except Exception as error:  # whatever an environment's author raises
+            fail(f"{what} raised {error!r}")
+
+    loss_sum = torch.zeros((), device=device)  # of the critics: not finite from the first such loss on
     window_start, steps_per_second = time.perf_counter(), math.nan
-    progress = tqdm(total=args.total_timesteps, initial=saved_step, unit="step", disable=not sys.stderr.isatty())
-    for step in range(saved_step + 1, args.total_timesteps + 1):
+    progress = tqdm(total=args.total_timesteps, initial=buffer.count, unit="step", disable=not sys.stderr.isatty())
+    for step in range(buffer.count + 1, args.total_timesteps + 1):
         # Act: uniformly at first, as the literature does.
         action = box.sample() if step <= args.learning_starts else act(obs)
         if step > args.learning_starts:  # before the environment, so that a GPU works while the environment steps
             with_actor = (step - args.learning_starts) % args.policy_frequency == 0
             metrics |= replay(with_actor) if cuda_graph else update(with_actor)
-        try:
+            loss_sum += metrics["losses/qf_loss"]
+        if not np.isfinite(action).all():
+            require_finite(obs=obs, action=action)
+        with guard("the environment"):
             next_obs, reward, terminated, truncated, _ = env.step(action)
-        except Exception as error:
-            fail(f"the environment raised {error!r}")
-        if not np.isfinite(np.concatenate([action, next_obs, [reward]])).all():
-            require_finite(action=action, observation=next_obs, reward=reward)
-        buffer.add(obs=obs, action=action, reward=reward, next_obs=next_obs, terminated=terminated)
+        transition = {"obs": obs, "action": action, "reward": reward, "next_obs": next_obs, "terminated": terminated}
+        if not buffer.add(**transition):
+            require_finite(**transition)
         obs, episode_return, episode_length = next_obs, episode_return + float(reward), episode_length + 1
         if terminated or truncated:
             writer.add_scalar("charts/episodic_return", episode_return, step)
             writer.add_scalar("charts/episodic_length", episode_length, step)
-            obs, _ = env.reset()
+            with guard("the environment"):
+                obs, _ = env.reset()
             last_return, episode_return, episode_length = episode_return, 0.0, 0
 
         # Log and evaluate: the only place that waits for the device, besides acting.
@@ -672,20 +726,26 @@ def main(args: Args) -> str:
                 own = torch.Generator(device).manual_seed(step)  # logging must not move the training's random numbers
                 batch, noise = buffer.sample(args.batch_size, own), actor.draw_noise(args.batch_size, own)
                 metrics |= path_statistics(actor_view, critic_view, batch["obs"], noise, log_alpha.detach().exp())
+            require_finite()
             for tag, value in metrics.items():
                 writer.add_scalar(tag, value.item(), step)
             writer.add_scalar("charts/SPS", steps_per_second, step)
             progress.set_postfix(episodic_return=f"{last_return:.1f}", refresh=False)
         if eval_envs and step % args.eval_frequency == 0:
             start = time.perf_counter()
-            returns = evaluate(actor_view, eval_envs, 10_000 + args.seed, device)
+            with guard("the evaluation"):
+                returns = evaluate(actor_view, eval_envs, 10_000 + args.seed, device)
             writer.add_scalar("eval/episodic_return", returns.mean(), step)
             writer.add_scalar("eval/episodic_return_std", returns.std(), step)
             scores = f"eval return {returns.mean():.1f} +- {returns.std():.1f}  train return {last_return:.1f}"
-            tqdm.write(f"step {step}/{args.total_timesteps}  {scores}  {steps_per_second:.0f} steps/s")
+            say(f"step {step}/{args.total_timesteps}  {scores}  {steps_per_second:.0f} steps/s")
             window_start += time.perf_counter() - start  # steps/s is of training alone
 
-        # Checkpoint.
+        # The model, then a checkpoint: that of the last step says that all is done.
+        if args.save_model and step == args.total_timesteps:
+            state = {"actor": actor.state_dict(), "critic": critic.state_dict(), "log_alpha": log_alpha.detach()}
+            with guard("writing model.pt"):
+                torch.save(state | {"args": asdict(args)}, os.path.join(path, "model.pt"))
         due = args.checkpoint_frequency and (step % args.checkpoint_frequency == 0 or step == args.total_timesteps)
         if due or STOP:
             require_finite()
@@ -694,17 +754,16 @@ def main(args: Args) -> str:
             state |= {"generator": generator.get_state(), "box": box.np_random.bit_generator.state}
             state |= {"env": capture_env(env), "obs": torch.as_tensor(obs)}
             state["counters"] = (episode_return, episode_length, last_return, metrics)
-            saved_step, segments = save_checkpoint(path, state, buffer, segments) or (saved_step, segments)
+            segments = save_checkpoint(path, state, buffer, segments)
         if STOP:
-            print(f"interrupted; go on with: python {sys.argv[0]} --resume {path}")
-            raise SystemExit(128 + STOP[0])
+            break
     progress.close()
     writer.close()
-    if args.save_model:
-        state = {"actor": actor.state_dict(), "critic": critic.state_dict(), "log_alpha": log_alpha.detach()}
-        torch.save(state | {"args": asdict(args)}, os.path.join(path, "model.pt"))
     for finished in (env, *eval_envs):
         finished.close()
+    if STOP and step < args.total_timesteps:
+        say(f"interrupted; go on with: python {sys.argv[0]} --resume {path}" if segments else "interrupted")
+        raise SystemExit(128 + STOP[0])
     return path
 
 

@@ -24,7 +24,7 @@ class CountingEnv(gym.Env):
     observation_space = gym.spaces.Box(-np.inf, np.inf, (2,))
     action_space = BOX
 
-    def __init__(self):
+    def __init__(self, render_mode=None):
         self.episode = -1
 
     def reset(self, seed=None, options=None):
@@ -42,9 +42,9 @@ class CountingEnv(gym.Env):
 
 
 gym.register("Counting-v0", CountingEnv, max_episode_steps=11)
-gym.register("Pixels-v0", lambda: _with_spaces(gym.spaces.Box(0, 255, (8, 8, 3), np.uint8), BOX))
-gym.register("Dictionary-v0", lambda: _with_spaces(gym.spaces.Dict({"x": BOX}), BOX))
-gym.register("Unbounded-v0", lambda: _with_spaces(BOX, gym.spaces.Box(-np.inf, np.inf, (2,))))
+gym.register("Pixels-v0", lambda render_mode=None: _with_spaces(gym.spaces.Box(0, 255, (8, 8, 3), np.uint8), BOX))
+gym.register("Dictionary-v0", lambda render_mode=None: _with_spaces(gym.spaces.Dict({"x": BOX}), BOX))
+gym.register("Unbounded-v0", lambda render_mode=None: _with_spaces(BOX, gym.spaces.Box(-np.inf, np.inf, (2,))))
 
 
 def _with_spaces(observation_space, action_space):

@@ -109,6 +109,7 @@ def test_batch_renorm_against_numpy(script):
         x = scale * rng.normal([0, 1, -2, 5], [1, 0.3, 2, 1], (32, 4))
         expected = numpy_batch_renorm(x, state, True, call >= 30) * weight + bias
         np.testing.assert_allclose(layer(torch.as_tensor(x)).detach().numpy(), expected, atol=1e-10)
+        layer.track()
     assert layer.steps == 60
     layer.eval()
     expected = numpy_batch_renorm(x, state, False, True) * weight + bias
@@ -122,7 +123,9 @@ def test_critic_is_normalised_layers_with_relu(script, crossq):
     torch.manual_seed(0)
     critic = script.Critic(3, 2, 16, crossq).double()
     obs, action = torch.randn(32, 3).double(), torch.randn(32, 2).double().requires_grad_()
-    critic(obs, action)  # moves the running statistics
+    critic(obs, action)
+    for norm in (norm for norms in critic.norms or () for norm in norms):
+        norm.track()
     for mode in (True, False):
         critic.train(mode)
         expected = []

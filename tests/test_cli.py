@@ -1,0 +1,335 @@
+"""The scripts from outside: flags, bad input, what a run writes, and the copies in step."""
+
+import ast
+import importlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import pytest
+import torch
+import tyro
+from conftest import BOX, FLOWS, ROOT, SCRIPTS, scalars, small
+
+# Every flag of the interface and its default; the flows' and each variant's own below.
+DEFAULTS = {
+    "env_id": "Humanoid-v4",
+    "seed": 1,
+    "total_timesteps": 1_000_000,
+    "learning_starts": 50_000,
+    "buffer_size": 1_000_000,
+    "batch_size": 512,
+    "gamma": 0.99,
+    "policy_lr": 3e-4,
+    "q_lr": 1e-3,
+    "alpha_lr": 1e-3,
+    "adam_beta1": 0.5,
+    "policy_frequency": 3,
+    "crossq": True,
+    "tau": 0.005,
+    "critic_hidden_dim": 1024,
+    "normalize_obs": True,
+    "autotune": True,
+    "log_std_min": -5.0,
+    "log_std_max": 2.0,
+    "device": "auto",
+    "compile": True,
+    "eval_frequency": 10_000,
+    "eval_episodes": 10,
+    "log_frequency": 1000,
+    "run_dir": "runs",
+    "save_model": False,
+    "capture_video": False,
+    "track": False,
+    "wandb_project_name": "sac-flow",
+    "wandb_entity": None,
+}
+FLOW_DEFAULTS = {"alpha": 0.01, "target_entropy": 0.0, "sampling_steps": 4, "drift_correction": False}
+OWN_DEFAULTS = {
+    "sac_flow_g": FLOW_DEFAULTS | {"hidden_dim": 512, "bounded_candidate": False},
+    "sac_flow_t": FLOW_DEFAULTS | {"d_model": 96, "n_layers": 2},
+    "sac_flow_naive": FLOW_DEFAULTS | {"hidden_dim": 512},
+    "sac_gaussian": {"alpha": 0.2, "target_entropy": None, "hidden_dim": 512},
+}
+
+
+def test_defaults_are_the_interface(script):
+    name = script.__name__
+    expected = DEFAULTS | OWN_DEFAULTS[name] | {"exp_name": name}
+    assert {key: value for key, value in asdict(script.Args()).items() if key in expected} == expected
+    for field in fields(script.Args):
+        assert field.default is None or field.type in (type(field.default), type(field.default) | None), field.name
+
+
+def test_help_documents_every_flag(script, capsys):
+    with pytest.raises(SystemExit) as stop:
+        tyro.cli(script.Args, args=["--help"])
+    text = re.sub(r"[\s│]+", " ", capsys.readouterr().out)
+    assert stop.value.code == 0
+    for field in fields(script.Args):
+        sentence = re.search(rf"^    {field.name}: .*?  # (.+)$", Path(script.__file__).read_text(), re.MULTILINE)[1]
+        assert f" --{field.name.replace('_', '-')}" in text
+        assert f"{sentence} (default: {field.default})" in text
+
+
+def test_command_line_reaches_the_arguments(script):
+    line = "--env-id Hopper-v4 --no-crossq --no-compile --total-timesteps 7 --target-entropy -3.5 --save-model"
+    args = tyro.cli(script.Args, args=line.split())
+    assert (args.env_id, args.crossq, args.compile, args.total_timesteps) == ("Hopper-v4", False, False, 7)
+    assert args.target_entropy == -3.5 and args.save_model
+
+
+# Flags, the flag that the message names, and what its remedy must say.
+BAD = [
+    ({"env_id": "HalfCheeta-v4"}, "--env-id", "HalfCheetah-v4"),
+    ({"env_id": "Hoper-v4"}, "--env-id", "Hopper-v4"),
+    ({"env_id": "zzzz"}, "--env-id", "choose"),
+    ({"env_id": "CartPole-v1"}, "--env-id", "actions are Discrete.*choose"),
+    ({"env_id": "Unbounded-v0"}, "--env-id", "actions are Box.*choose"),
+    ({"env_id": "Pixels-v0"}, "--env-id", "observations are Box.*Flatten"),
+    ({"env_id": "Dictionary-v0"}, "--env-id", "observations are Dict.*Flatten"),
+    ({"env_id": "Pusher-v4"}, "--env-id", "Pusher-v5"),
+    ({"total_timesteps": -1}, "--total-timesteps", "1 "),
+    ({"learning_starts": -1}, "--learning-starts", "0 "),
+    ({"buffer_size": -5}, "--buffer-size", "1 "),
+    ({"batch_size": -2}, "--batch-size", "1 "),
+    ({"batch_size": 0}, "--batch-size", "1 "),
+    ({"critic_hidden_dim": -64}, "--critic-hidden-dim", "2 "),
+    ({"policy_frequency": 0}, "--policy-frequency", "1 "),
+    ({"log_frequency": 0}, "--log-frequency", "1 "),
+    ({"eval_frequency": -1}, "--eval-frequency", "0 "),
+    ({"eval_episodes": 0}, "--eval-episodes", "1 "),
+    ({"seed": -1}, "--seed", "0 "),
+    ({"gamma": 1.1}, "--gamma", "0 to 1"),
+    ({"tau": -0.1}, "--tau", "0 to 1"),
+    ({"adam_beta1": 1.0}, "--adam-beta1", "0 to"),
+    ({"q_lr": float("nan")}, "--q-lr", "choose"),
+    ({"policy_lr": float("inf")}, "--policy-lr", "choose"),
+    ({"alpha": 0.0}, "--alpha", "choose"),  # its logarithm is learned
+    ({"log_std_min": 2.0}, "--log-std-min", "below --log-std-max"),
+    ({"learning_starts": 80}, "--learning-starts", "below --total-timesteps"),
+    ({"batch_size": 32}, "--batch-size", "30 steps; .*--learning-starts"),
+    ({"buffer_size": 10**13}, "--buffer-size", r"\d+ would fit"),
+    ({"device": "cuda"}, "--device", "auto, cpu"),
+    ({"device": "tpu"}, "--device", "auto, cpu"),
+    ({"run_dir": "taken"}, "--run-dir", "choose"),
+    ({"run_dir": "taken/below"}, "--run-dir", "choose"),
+]
+BAD_OWN = {
+    "sac_flow_g": [{"sampling_steps": 0}, {"sampling_steps": -4}, {"hidden_dim": -1}],
+    "sac_flow_t": [{"sampling_steps": 0}, {"sampling_steps": -4}, {"d_model": -1}, {"n_layers": -1}],
+    "sac_flow_naive": [{"sampling_steps": 0}, {"sampling_steps": -4}, {"hidden_dim": -1}],
+    "sac_gaussian": [{"hidden_dim": -1}],
+}
+CASES = [(name, *case) for name in SCRIPTS for case in BAD]
+CASES += [(name, bad, "--" + next(iter(bad)).replace("_", "-"), "1 ") for name in SCRIPTS for bad in BAD_OWN[name]]
+
+
+def is_one_line(stderr, flag, value, remedy):
+    """A single line, "error: --flag value: ... remedy ..."."""
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, stderr
+    assert re.match(rf"error: {flag} {re.escape(str(value))}: .*{remedy}", lines[0] + " "), lines[0]
+
+
+@pytest.mark.parametrize(("name", "flags", "flag", "remedy"), CASES)
+def test_bad_input_is_refused_in_one_line(name, flags, flag, remedy, tmp_path, capsys, monkeypatch):
+    if flags.get("device") == "cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").write_text("a file where a folder is wanted")
+    module = importlib.import_module(name)
+    with pytest.raises(SystemExit) as stop:
+        module.main(module.Args(**small() | flags))
+    assert stop.value.code == 2
+    is_one_line(capsys.readouterr().err, flag, next(iter(flags.values())), remedy)
+    assert os.listdir(tmp_path) == ["taken"]  # nothing half-written
+
+
+def test_missing_packages_are_refused(script, tmp_path, capsys, monkeypatch):
+    """W&B and video are optional: asked for without their package, the message says what to install."""
+    monkeypatch.chdir(tmp_path)
+    found = script.importlib.util.find_spec
+    absent = ("wandb", "moviepy")
+    monkeypatch.setattr(script.importlib.util, "find_spec", lambda name: None if name in absent else found(name))
+    for flag, package in (("track", "wandb"), ("capture_video", "moviepy")):
+        with pytest.raises(SystemExit) as stop:
+            script.main(script.Args(**small(**{flag: True})))
+        assert stop.value.code == 2 and not os.listdir(tmp_path)
+        is_one_line(capsys.readouterr().err, "--" + flag.replace("_", "-"), True, f"pip install {package}")
+
+
+def call(*command, **options):
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment, **options)
+
+
+SUBPROCESS_CASES = [
+    ("sac_flow_t", "--env-id Hoper-v4", "Hopper-v4"),
+    ("sac_gaussian", "--env-id Pusher-v4", "Pusher-v5"),
+    ("sac_flow_g", "--buffer-size 9000000000000", "would fit"),
+]
+
+
+@pytest.mark.parametrize(("name", "line", "remedy"), SUBPROCESS_CASES)
+def test_bad_command_line_ends_with_exit_code_2(name, line, remedy, tmp_path):
+    result = call(ROOT / f"{name}.py", *line.split(), cwd=tmp_path)
+    assert result.returncode == 2 and not os.listdir(tmp_path)
+    is_one_line(result.stderr, *line.split(), remedy)
+
+
+def test_script_alone_in_a_folder_trains(script, tmp_path):
+    """With nothing beside it, from the command line, on a MuJoCo task: it trains, evaluates, and writes its run."""
+    file = shutil.copy(script.__file__, tmp_path)
+    flags = "--env-id InvertedPendulum-v4 --total-timesteps 240 --learning-starts 200 --batch-size 32 --no-compile"
+    flags += " --critic-hidden-dim 32 --eval-frequency 120 --eval-episodes 2 --log-frequency 20 --save-model"
+    result = call(file, *flags.split(), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"^step 240/240  eval return \d+\.\d \+- \d", result.stdout, re.MULTILINE), result.stdout
+    assert result.stdout.index("replay buffer: ") < result.stdout.index("run: runs/")
+    assert sorted(os.listdir(tmp_path)) == sorted([f"{script.__name__}.py", "runs"])
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert re.fullmatch(rf"InvertedPendulum-v4__{script.__name__}__1__\d{{10}}", folder.name)
+    assert sorted(path.name.split(".")[0] for path in folder.iterdir()) == [
+        "checkpoint",
+        "events",
+        "model",
+        "replay-0-240",
+    ]
+
+
+TAGS = {"charts/episodic_return", "charts/episodic_length", "charts/SPS", "eval/episodic_return"}
+TAGS |= {"eval/episodic_return_std", "losses/qf_loss", "losses/qf_values", "losses/actor_loss", "losses/alpha"}
+TAGS |= {"losses/alpha_loss", "policy/log_prob", "policy/std", "gradients/step_0"}
+
+
+def test_run_writes_exactly_the_documented_tags(script, tmp_path):
+    """And each at its steps; a value that was not computed yet is absent, not 0."""
+    flags = {"policy_frequency": 15} | ({"sampling_steps": 3} if script.__name__ in FLOWS else {})
+    path = script.main(script.Args(**small(run_dir=str(tmp_path), **flags)))
+    seen, per_step = scalars(path), set()
+    if script.__name__ in FLOWS:
+        per_step = {f"policy/std_step_{k}" for k in range(3)} | {f"gradients/step_{k}" for k in range(4)}
+    assert set(seen) == TAGS | per_step
+    steps = {tag: [step for step, _ in events] for tag, events in seen.items()}
+    assert steps["eval/episodic_return"] == steps["eval/episodic_return_std"] == [40, 80]
+    for tag in set(seen) - {tag for tag in seen if tag.startswith(("charts/", "eval/"))}:
+        # Learning starts at step 31, the first update of actor and temperature is the 15th.
+        late = tag in ("losses/actor_loss", "losses/alpha_loss", "policy/log_prob")
+        assert steps[tag] == list(range(50 if late else 40, 81, 10)), tag
+    assert all(abs(value) < float("inf") for events in seen.values() for _, value in events)
+    assert min(value for _, value in seen["charts/SPS"]) > 0
+
+
+def test_run_records_flags_and_versions(script, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    args = script.Args(**small(run_dir=str(tmp_path), gamma=0.875))
+    events = EventAccumulator(script.main(args))
+    events.Reload()
+    assert set(events.Tags()["tensors"]) == {"hyperparameters/text_summary", "versions/text_summary"}
+    tables = {}
+    for title in ("hyperparameters", "versions"):
+        (event,) = events.Tensors(f"{title}/text_summary")
+        rows = event.tensor_proto.string_val[0].decode().splitlines()
+        tables[title] = dict(row.strip("|").split("|") for row in rows[2:])
+    assert tables["hyperparameters"] == {key: str(value) for key, value in asdict(args).items()}
+    expected = {"torch": torch.__version__, "python": sys.version.split()[0], "device": "cpu"}
+    assert expected.items() <= tables["versions"].items()
+    assert {"gymnasium", "mujoco", "numpy", "git"} <= tables["versions"].keys()
+
+
+@pytest.mark.parametrize("crossq", [True, False])
+def test_saved_model_acts_as_the_trained_one(script, tmp_path, monkeypatch, crossq):
+    """model.pt, read without unpickling code, gives a fresh actor and critic with all running statistics."""
+    made = []
+    for name in ("Actor", "Critic"):
+        plain = getattr(script, name)
+        monkeypatch.setattr(script, name, lambda *args, plain=plain: made.append(plain(*args)) or made[-1])
+    args = script.Args(**small(run_dir=str(tmp_path), save_model=True, crossq=crossq))
+    state = torch.load(f"{script.main(args)}/model.pt", weights_only=True)
+    trained_actor, trained_critic = (part.eval() for part in made)
+    assert script.Args(**state["args"]) == args
+    actor = script.Actor(2, BOX, script.Args(**state["args"]))
+    critic = script.Critic(2, 2, args.critic_hidden_dim, args.crossq)
+    assert actor.load_state_dict(state["actor"]) and critic.load_state_dict(state["critic"])
+    obs, noise = torch.randn(50, 2), actor.draw_noise(50, torch.Generator().manual_seed(0))
+    for deterministic in (True, False):
+        actions = [part.eval().act(obs, noise, deterministic) for part in (actor, trained_actor)]
+        assert torch.equal(*actions)
+    assert torch.equal(critic.eval()(obs, actions[0]), trained_critic(obs, actions[0]))
+    assert state["log_alpha"].exp().item() != pytest.approx(args.alpha, rel=1e-6)  # the learned temperature
+
+
+def check_sync(root, *flags):
+    return call(ROOT / "scripts" / "check_sync.py", "--root", root, *flags)
+
+
+@pytest.fixture
+def copies(tmp_path):
+    for name in SCRIPTS:
+        shutil.copy(ROOT / f"{name}.py", tmp_path)
+    return tmp_path
+
+
+def test_copies_are_in_step():
+    result = call(ROOT / "scripts" / "check_sync.py")
+    assert result.returncode == 0, result.stdout
+
+
+# A line of each shared part, and a script that has it besides the first.
+SHARED_LINES = [
+    ("import psutil", "sac_gaussian"),
+    ("    seed: int = 1", "sac_flow_t"),
+    ("    sampling_steps: int = 4", "sac_flow_naive"),
+    ("def make_env(", "sac_gaussian"),
+    ("class BatchRenorm(", "sac_flow_t"),
+    ("        dt, context = ", "sac_flow_naive"),
+    ("    def log_det(", "sac_gaussian"),
+    ("def critic_loss(", "sac_flow_naive"),
+    ("    progress.close()", "sac_flow_t"),
+]
+
+
+@pytest.mark.parametrize(("line", "name"), SHARED_LINES)
+def test_one_changed_character_is_found_and_mended(copies, line, name):
+    file = copies / f"{name}.py"
+    text = file.read_text()
+    assert text.count("\n" + line) == 1 and "\n" + line in (copies / "sac_flow_g.py").read_text()
+    changed = text.replace("\n" + line, "\n" + line[:-1] + "~")
+    file.write_text(changed)
+    result = check_sync(copies)
+    assert result.returncode == 1 and re.search(rf"^{name}.py: block '\S+' differs", result.stdout, re.MULTILINE)
+    assert file.read_text() == changed  # reported only
+    assert check_sync(copies, "--fix").returncode == 0
+    assert all((copies / f"{each}.py").read_text() == (ROOT / f"{each}.py").read_text() for each in SCRIPTS)
+    assert check_sync(copies).returncode == 0
+
+
+def test_fix_can_take_another_source(copies):
+    file = copies / "sac_gaussian.py"
+    changed = file.read_text().replace("def critic_loss(", "def critic_l0ss(")
+    file.write_text(changed)
+    assert check_sync(copies, "--fix", "--source", file).returncode == 0
+    assert file.read_text() == changed and check_sync(copies).returncode == 0
+    assert all("def critic_l0ss(" in (copies / f"{name}.py").read_text() for name in SCRIPTS)
+
+
+def test_scripts_differ_where_they_say():
+    """Function by function: the flows in Velocity and its flags, the Gaussian in its actor and flags, nothing else."""
+    parts = {}
+    for name in SCRIPTS:
+        tree = ast.parse((ROOT / f"{name}.py").read_text())
+        parts[name] = {getattr(node, "name", i): ast.dump(node) for i, node in enumerate(tree.body) if i}
+    own = {"sac_flow_t": {"DecoderLayer", "Velocity", "Args"}, "sac_flow_naive": {"Velocity", "Args"}}
+    own["sac_gaussian"] = {"Velocity", "Actor", "Args"}
+    for name, differing in own.items():
+        keys = parts["sac_flow_g"].keys() | parts[name].keys()
+        named = {key for key in keys if isinstance(key, str)}
+        assert {key for key in named if parts["sac_flow_g"].get(key) != parts[name].get(key)} == differing
+        unnamed = [[part for key, part in parts[which].items() if key not in named] for which in ("sac_flow_g", name)]
+        assert unnamed[0] == unnamed[1]  # imports and the call of main

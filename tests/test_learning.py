@@ -1,0 +1,48 @@
+"""Each script learns InvertedPendulum-v4 (at most 1000 per episode) in 2500 steps, the Gaussian as the yardstick."""
+
+import importlib
+import multiprocessing
+import os
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+import pytest
+from conftest import FLOWS, SCRIPTS, scalars
+
+SEEDS = (1, 2, 3)
+SETTING = {"env_id": "InvertedPendulum-v4", "total_timesteps": 2500, "learning_starts": 500, "buffer_size": 2500}
+SETTING |= {"batch_size": 64, "critic_hidden_dim": 64, "policy_lr": 1e-3, "policy_frequency": 1}
+SETTING |= {"eval_frequency": 500, "eval_episodes": 5, "log_frequency": 500, "device": "cpu", "compile": False}
+WIDTH = dict.fromkeys(SCRIPTS, {"hidden_dim": 64}) | {"sac_flow_t": {"d_model": 32}}
+
+
+def train(job):
+    """Mean return of each evaluation: at steps 500 (untrained), 1000, .., 2500."""
+    name, seed = job
+    module = importlib.import_module(name)
+    with tempfile.TemporaryDirectory() as folder:
+        path = module.main(module.Args(seed=seed, run_dir=folder, **SETTING, **WIDTH[name]))
+        return [value for _, value in scalars(path)["eval/episodic_return"]]
+
+
+@pytest.fixture(scope="module")
+def returns():
+    """(script, seed) -> evaluations, trained in one process per core, each of one thread."""
+    jobs = [(name, seed) for name in SCRIPTS for seed in SEEDS]
+    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+        return dict(zip(jobs, pool.map(train, jobs), strict=True))
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_learns_the_pendulum(returns, name):
+    """Every seed starts below 50 and holds the pole for 900 of 1000 steps in one of its last two evaluations."""
+    for seed in SEEDS:
+        assert returns[name, seed][0] < 50 and max(returns[name, seed][-2:]) > 900, (seed, returns[name, seed])
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_learns_as_fast_as_the_gaussian(returns, name):
+    """The mean over seeds and evaluations, thus the area under the curve, is at least 0.7 of the Gaussian's."""
+    area, yardstick = (np.mean([returns[which, seed] for seed in SEEDS]) for which in (name, "sac_gaussian"))
+    assert area > 0.7 * yardstick, (area, yardstick)

@@ -100,7 +100,7 @@ for entry in "${entries[@]}"; do
     case $entry in
     from-scratch)
         sweep "sac_gaussian.py $flows" "$all"
-        draw "sampling_steps not in [7, 10]" curves aggregate table --returns eval
+        draw "sampling_steps not in [7, 10]" curves aggregate table --returns both
         ;;
     gradients)
         sweep "$flows" "$all"

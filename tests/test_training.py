@@ -416,3 +416,40 @@ def test_compiled_losses_are_the_eager_ones(name):
         results.append([*tensors, *critic.buffers(), *actor.buffers()])
     for eager, compiled in zip(*results, strict=True):
         assert torch.allclose(compiled, eager, rtol=0, atol=1e-4 * max(eager.abs().max().item(), 1e-3))
+
+
+def test_bf16_losses_are_close_to_float32(script):
+    """--bf16 rounds the products alone: losses within 5 %, and gradients that point the same way."""
+    results = []
+    for enabled in (False, True):
+        actor, critic = make_actor(script).float().train(), make_critic(script).float()
+        views = script.frozen_view(actor), script.frozen_view(critic)
+        batch = {key: value.float() for key, value in make_batch(256).items()}
+        alpha, noise = torch.tensor(ALPHA), noise_for(actor, 256)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss, _ = script.critic_loss(critic, None, views[0], batch, noise, alpha, GAMMA)
+            actor_loss, log_prob = script.actor_loss(actor, views[1], batch["obs"], noise, alpha)
+        assert loss.dtype == actor_loss.dtype == log_prob.dtype == torch.float32
+        loss.backward(), actor_loss.backward()
+        gradients = [torch.cat([p.grad.flatten() for p in part.parameters()]) for part in (critic, actor)]
+        results.append(([loss.item(), actor_loss.item(), log_prob.item()], gradients))
+    (expected, gradients), (rounded, rounded_gradients) = results
+    np.testing.assert_allclose(rounded, expected, rtol=0.05)
+    assert rounded != expected, "nothing was rounded"
+    for exact, other in zip(gradients, rounded_gradients, strict=True):
+        assert torch.nn.functional.cosine_similarity(exact, other, dim=0) > 0.99
+
+
+@pytest.mark.skipif(not has_compiler(), reason="torch.compile needs a C++ compiler on a CPU")
+def test_nothing_is_compiled_twice(tmp_path):
+    """All compilation is in the first calls: running statistics, step counts and temperature are no constants to it."""
+    torch._dynamo.reset()  # what other tests have compiled of the same functions would count
+    narrow = small(run_dir=str(tmp_path), compile=True, d_model=8, n_layers=1)
+    module = importlib.import_module("sac_flow_t")
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        path = module.main(module.Args(**narrow))
+    assert scalars(path)["charts/SPS"][-1][0] == narrow["total_timesteps"]
+    with torch._dynamo.config.patch(error_on_recompile=True), pytest.raises(torch._dynamo.exc.RecompileError):
+        compiled = torch.compile(module.bounded, dynamic=False)
+        for size in (2, 3):  # the switch does what this test needs of it
+            compiled(torch.zeros(size), 0.0, 1.0)

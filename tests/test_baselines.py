@@ -266,6 +266,26 @@ def test_dime_update_counts(monkeypatch, tmp_path, distributional):
     assert calls == {"critic_loss": 60, "mean_value": 20}  # 30 steps with 2 critic updates, an actor's every 3 of them
 
 
+def test_dime_critic_loss_is_that_of_one_joint_pass():
+    torch.manual_seed(0)
+    args = dime.Args(atoms=11, v_max=5.0, critic_hidden_dim=8, gamma=0.9)
+    critic, batch, alpha, log_prob = dime.Critic(3, 2, args), make_batch(16, 3, BOX), torch.tensor(0.3), torch.randn(16)
+    u, next_u = 2 * torch.rand(2, 16, 2) - 1
+    batch["terminated"][:5] = 1
+    loss, _ = dime.critic_loss(critic, batch, u, next_u, log_prob, alpha, args)
+    found = torch.autograd.grad(loss, critic.parameters())
+    logits = critic(torch.cat([batch["obs"], batch["next_obs"]]), torch.cat([u, next_u]))  # statistics of both
+    discount = 0.9 * (1 - batch["terminated"])[:, None]
+    values = batch["reward"][:, None] + discount * (critic.atoms - (alpha * log_prob)[:, None])
+    targets = [dime.project(head.detach().softmax(1), values, critic.atoms) for head in logits[:, 16:]]
+    target, expected = (targets[0] + targets[1]) / 2, 0.0
+    for head in logits[:, :16]:
+        entropy = torch.distributions.Categorical(logits=head).entropy().mean()
+        expected = expected + torch.nn.functional.cross_entropy(head, target) - 0.005 * entropy
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(found, torch.autograd.grad(expected, critic.parameters()))
+
+
 # FlowRL.
 
 
@@ -507,6 +527,18 @@ def test_ppo_cuts_the_rollout_where_an_episode_cannot_be_restored(tmp_path, monk
     assert (1 + np.flatnonzero(np.concatenate(ends))).tolist() == [7, 18, 25, 36, 40, 51, 58]
 
 
+def test_compiled_functions_are_the_eager_ones(name, tmp_path, monkeypatch):
+    """Traced whole, with their backward passes, but not translated to C++, which would take minutes."""
+    module, compile_ = importlib.import_module(name), torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **flags: compile_(f, backend="aot_eager", fullgraph=True, **flags))
+    flags = {"total_timesteps": 66, "run_dir": str(tmp_path), "save_model": True, "eval_frequency": 0}
+    eager, traced = (
+        finals(module.main(small_args(module, exp_name=str(i), compile=i, **flags))) for i in (False, True)
+    )
+    for key, value in eager.items():
+        torch.testing.assert_close(traced[key], value, rtol=1e-4, atol=1e-4)
+
+
 def test_eval_only_and_contradicting_flags(name, tmp_path, capsys):
     module = importlib.import_module(name)
     path = module.main(small_args(module, run_dir=str(tmp_path), checkpoint_frequency=120))
@@ -552,13 +584,15 @@ def test_export_and_plot_take_their_runs(tmp_path):
 # Learning.
 
 SMALL = {"eval_frequency": 1000, "eval_episodes": 5, "checkpoint_frequency": 0, "compile": False, "device": "cpu"}
-SMALL_OFF_POLICY = {"learning_starts": 500, "batch_size": 64, "hidden_dim": 64, "critic_hidden_dim": 64}
-SMALL_OFF_POLICY |= {"policy_lr": 1e-3, "q_lr": 1e-3, "total_timesteps": 4000}
-LEARNING = {  # flags, and the return that the best evaluation must reach; random actions stay up for 3 to 8 steps
+SMALL_OFF_POLICY = {"learning_starts": 1000, "batch_size": 128, "hidden_dim": 64, "critic_hidden_dim": 64}
+SMALL_OFF_POLICY |= {"policy_lr": 1e-3, "q_lr": 1e-3, "buffer_size": 10_000}
+SMALL_DIME = {"total_timesteps": 3000, "batch_size": 64, "sampling_steps": 4, "alpha": 0.01}
+LEARNING = {  # flags, and the return that the best evaluation must reach; at the start it is below 20
     "ppo": ({"total_timesteps": 12_288, "num_steps": 512, "num_minibatches": 8, "policy_lr": 1e-3}, 900),
-    "qsm": (SMALL_OFF_POLICY, 900),
-    "dime": (SMALL_OFF_POLICY | {"sampling_steps": 4, "alpha": 0.1, "alpha_lr": 3e-3, "updates_per_step": 1}, 150),
-    "flowrl": (SMALL_OFF_POLICY, 150),
+    # Its sampler's own noise, in evaluation too, is of the order of the box: it never stands still.
+    "qsm": (SMALL_OFF_POLICY | {"total_timesteps": 5000, "tau": 0.05}, 60),
+    "dime": (SMALL_OFF_POLICY | SMALL_DIME | {"updates_per_step": 1, "policy_frequency": 1}, 500),
+    "flowrl": (SMALL_OFF_POLICY | {"total_timesteps": 5000}, 100),
 }
 
 
@@ -567,4 +601,4 @@ def test_learns_inverted_pendulum(name, tmp_path):
     flags, least = LEARNING[name]
     path = module.main(module.Args(env_id="InvertedPendulum-v4", run_dir=str(tmp_path), **(SMALL | flags)))
     returns = [value for _, value in scalars(path)["eval/episodic_return"]]
-    assert max(returns) >= least, returns
+    assert max(returns) >= least and (name == "ppo" or returns[0] < 20), returns

@@ -191,10 +191,24 @@ class Critic(nn.Module):
 
     def forward(self, obs: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         q = []
-        for first, second, last in self.layers:
-            x = first(torch.cat([obs, u], dim=1)).relu()
-            q.append(last(second(x).relu()).squeeze(1))
+        for *hidden, last in self.layers:
+            x = torch.cat([obs, u], dim=1)
+            for (
+                layer
+            ) in hidden:  # ReLU as in sac_flow_g.py: F.relu saves a mask, whose stores Inductor does not vectorise
+                x = layer(x)
+                x = 0.5 * (x + x.abs())
+            q.append((x * last.weight).sum(1) + last.bias)  # as a matrix product its gradient is slow on a CPU
         return torch.stack(q).float()
+
+
+class Mish(nn.Module):
+    """x tanh(softplus(x)) by one exponential: compiled several times as fast as torch's on a CPU."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        e = x.clamp(max=20).exp()
+        n = e * (e + 2)
+        return x * (n / (n + 2))
 
 
 class Actor(nn.Module):
@@ -211,10 +225,10 @@ class Actor(nn.Module):
         self.register_buffer("alpha", alpha)
         self.register_buffer("abar", alpha.cumprod(0))
         self.frequency = nn.Parameter(0.2 * torch.randn(32))
-        self.time = nn.Sequential(nn.Linear(64, 128), nn.Mish(), nn.Linear(128, 128))
+        self.time = nn.Sequential(nn.Linear(64, 128), Mish(), nn.Linear(128, 128))
         widths = ((self.action_dim + obs_dim + 128, hidden), (hidden, hidden), (hidden, self.action_dim))
         first, second, last = (nn.Linear(*width) for width in widths)
-        self.net = nn.Sequential(first, nn.Mish(), second, nn.Mish(), last)
+        self.net = nn.Sequential(first, Mish(), second, Mish(), last)
         initialised(self)
         self.register_buffer("scale", torch.as_tensor((box.high - box.low) / 2, dtype=torch.float32))
         self.register_buffer("bias", torch.as_tensor((box.high + box.low) / 2, dtype=torch.float32))

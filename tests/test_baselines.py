@@ -134,6 +134,16 @@ def test_qsm_schedule():
     np.testing.assert_allclose(actor.abar, (0.8041, 0.4352, 0.1585, 0.0389, 0.0064), atol=6e-5)
 
 
+@pytest.mark.parametrize(
+    ("own", "reference"), [(qsm.Mish(), torch.nn.Mish()), (dime.GELU(), torch.nn.GELU("tanh"))], ids=("mish", "gelu")
+)
+def test_activations(own, reference):
+    x = torch.linspace(-100, 100, 4001).requires_grad_()
+    found, expected = own(x), reference(x)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(*(torch.autograd.grad(y.sum(), x)[0] for y in (found, expected)), rtol=1e-5, atol=1e-5)
+
+
 def test_qsm_sampler_moves_to_the_argmax_of_a_quadratic_q():
     actor, best = qsm.Actor(3, BOX, qsm.Args()), torch.tensor([0.3, -0.5])
     obs = torch.zeros(2000, 3)

@@ -677,7 +677,8 @@ def main(args: Args) -> str:
             loss, q = critic_loss_fn(critic, target_critic, actor_view, batch, noise, alpha, args.gamma)
         descend(critic_optimizer, loss, critic)
         if target_critic is not None:
-            torch._foreach_lerp_(list(target_critic.parameters()), list(critic.parameters()), args.tau)
+            with torch.no_grad():  # or the targets would drag along the graph of all their updates
+                torch._foreach_lerp_(list(target_critic.parameters()), list(critic.parameters()), args.tau)
         metrics = {"losses/qf_loss": loss.detach(), "losses/qf_values": q, "losses/alpha": alpha}
         if with_actor:
             # Actor.

@@ -1,20 +1,23 @@
-"""Time the four trainers and print how much of the hardware they use.
+"""Time the trainers and the baselines, and print how much of the hardware the trainers use.
 
     OMP_NUM_THREADS=1 taskset -c 0 python scripts/benchmark.py                     # full size, Hopper and Humanoid
     OMP_NUM_THREADS=1 taskset -c 0 python scripts/benchmark.py --small             # the small size, HalfCheetah
     python scripts/benchmark.py --variants compiled --scripts sac_flow_g --device cuda
+    python scripts/benchmark.py --small --no-yardstick --scripts baselines/ppo baselines/qsm
 
 Every row is a real training of a few hundred steps (acting, environment, replay buffer, update), timed by the script's
 own charts/SPS after the compilation, and next to it, in the same minute, the rate of a 1024^3 matrix product. The floor
 is the time that the update's matrix products take at that rate; the share is floor / measured. The FLOPs are counted
 by torch.utils.flop_counter on the eager losses and their gradients. The yardstick is plain SAC in eager mode: 256-wide
-networks without BatchRenorm, target networks, one actor update per critic update.
+networks without BatchRenorm, target networks, one actor update per critic update. Of the baselines only the time is
+measured; a window of PPO's is a rollout with its update.
 
 Writes a CSV file (--csv) and prints a Markdown table. With one thread the figures are those of one core.
 """
 
 import csv
 import importlib
+import math
 import os
 import platform
 import re
@@ -32,8 +35,9 @@ import tyro
 from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "baselines")]
 SCRIPTS = ("sac_flow_naive", "sac_flow_g", "sac_flow_t", "sac_gaussian")
+BASELINES = ("baselines/ppo", "baselines/qsm", "baselines/dime", "baselines/flowrl")
 YARDSTICK = (
     "--no-crossq --no-normalize-obs --adam-beta1 0.9 --policy-frequency 1 --critic-hidden-dim 256 --hidden-dim 256"
 )
@@ -43,7 +47,7 @@ SMALL = "--critic-hidden-dim 256 --batch-size 256"
 
 @dataclass
 class Args:
-    scripts: tuple[str, ...] = SCRIPTS  # scripts to time
+    scripts: tuple[str, ...] = SCRIPTS + BASELINES  # scripts to time
     variants: tuple[str, ...] = ("eager", "compiled", "bf16")  # of eager, compiled, bf16
     env_ids: tuple[str, ...] = ("Hopper-v4", "Humanoid-v4")  # tasks, that is shapes
     small: bool = False  # the small size on HalfCheetah-v4, where --env-ids is not given
@@ -110,9 +114,11 @@ def train(script: str, flags: list[str], window: int, windows: int) -> dict:
     """Run the trainer; median milliseconds per step, compile seconds, peak resident memory."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    starts = 1000
+    on_policy = script == "baselines/ppo"
+    starts, window = (0, 2048) if on_policy else (1000, window)
     with tempfile.TemporaryDirectory() as folder:
-        flags = [*flags, "--learning-starts", f"{starts}", "--total-timesteps", f"{starts + window * (windows + 2)}"]
+        flags = [*flags, "--total-timesteps", f"{starts + window * (windows + 2)}"]
+        flags += [] if on_policy else ["--learning-starts", f"{starts}"]
         flags += ["--eval-frequency", "0", "--checkpoint-frequency", "0", "--log-frequency", f"{window}"]
         command = [sys.executable, str(ROOT / f"{script}.py"), *flags, "--run-dir", folder]
         code = "import resource,subprocess,sys; rc=subprocess.run(sys.argv[1:]).returncode;"
@@ -140,7 +146,8 @@ def main(args: Args):
     )
     base = {"date": time.strftime("%Y-%m-%d"), "hardware": hardware, "torch": torch.__version__, "device": args.device}
     rows = []
-    jobs = [(s, v, VARIANTS[v] + (" " + SMALL if args.small else "")) for s in args.scripts for v in args.variants]
+    small = {s: " " + SMALL if args.small and s != "baselines/ppo" else "" for s in args.scripts}  # PPO is small
+    jobs = [(s, v, VARIANTS[v] + small[s]) for s in args.scripts for v in args.variants]
     if args.yardstick:
         jobs.append(
             ("sac_gaussian", "yardstick", f"--no-compile {YARDSTICK}" + (" --batch-size 256" if args.small else ""))
@@ -148,21 +155,21 @@ def main(args: Args):
     for env_id in args.env_ids:
         for script, variant, flags in jobs:
             flags = f"--env-id {env_id} --device {args.device} {flags}".split()
-            module = importlib.import_module(script)
+            module = importlib.import_module(script.removeprefix("baselines/"))
             parsed = tyro.cli(module.Args, args=flags)
             rate = gemm_rate(args.device, torch.bfloat16 if variant == "bf16" else torch.float32)
-            gflop = flops_per_step(module, parsed, env_id) / 1e9
-            row = {"script": script, "variant": variant, "env": env_id, "batch": parsed.batch_size}
-            row |= {"critic_hidden_dim": parsed.critic_hidden_dim} | train(script, flags, args.window, args.windows)
+            row = {"script": script, "variant": variant, "env": env_id}
+            row["batch"] = getattr(parsed, "batch_size", None)  # PPO has neither
+            row["critic_hidden_dim"] = getattr(parsed, "critic_hidden_dim", None)
+            row |= train(script, flags, args.window, args.windows)
             rate = max(rate, gemm_rate(args.device, torch.bfloat16 if variant == "bf16" else torch.float32))
-            floor = gflop * 1e12 / rate
-            row |= {"act_ms": acting_time(module, parsed, env_id, variant in ("compiled", "bf16")), "gflop": gflop}
-            row |= {"gemm_gflops": rate / 1e9, "floor_ms": floor, "share": floor / row["ms_per_step"]}
-            rows.append(base | row)
-            print(
-                f"{env_id} {script} {variant}: {row['ms_per_step']:.1f} ms/step, share {row['share']:.2f}",
-                file=sys.stderr,
-            )
+            row |= dict.fromkeys(("act_ms", "gflop"), math.nan) | {"gemm_gflops": rate / 1e9}
+            if script not in BASELINES:
+                row["act_ms"] = acting_time(module, parsed, env_id, variant in ("compiled", "bf16"))
+                row["gflop"] = flops_per_step(module, parsed, env_id) / 1e9
+            row["floor_ms"] = row["gflop"] * 1e12 / rate
+            rows.append(base | row | {"share": row["floor_ms"] / row["ms_per_step"]})
+            print(f"{env_id} {script} {variant}: {row['ms_per_step']:.1f} ms/step", file=sys.stderr)
 
     new = not args.csv.exists()
     args.csv.parent.mkdir(parents=True, exist_ok=True)
@@ -179,7 +186,7 @@ def main(args: Args):
     for r in rows:
         figures = f"{r['ms_per_step']:.1f} | {1e3 / r['ms_per_step']:.0f} | {r['floor_ms']:.1f} | {r['share']:.0%}"
         figures += f" | {r['act_ms']:.2f} | {r['compile_s']:.0f} | {r['peak_gib']:.1f}"
-        print(f"| {r['env']} | {r['script']} | {r['variant']} | {figures} |")
+        print(f"| {r['env']} | {r['script']} | {r['variant']} | {figures} |".replace("nan%", "nan").replace("nan", "–"))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Keep the copies in the single-file scripts identical.
 
 A block reaches from `# sync: NAME` to the next such marker, to `# sync: end` or to the end of the file, and must be the
-same text in every script that has it. The scripts stay self-contained: nothing is imported, the copies are only
-compared, and repaired on request.
+same text in every script that has it. A block named NAME/PART is a piece of block NAME: its lines must stand together
+in there. The scripts stay self-contained: nothing is imported, the copies are only compared, and repaired on request.
 
     python scripts/check_sync.py                          # report, exit code 1 if copies differ
     python scripts/check_sync.py --fix                    # copy every block from the first script that has it
@@ -31,6 +31,19 @@ def blocks(text: str) -> dict[str, str]:
     return dict(found)
 
 
+def piece_of(whole: str, text: str) -> str:
+    """text if its lines stand together in whole; else the lines there that begin and end as it does, the most alike if
+    there are several, or "" if there are none. Blank lines at the ends are text's own."""
+    inner = text.strip("\n")
+    if f"\n{inner}\n" in f"\n{whole}\n":
+        return text
+    lines, own = whole.split("\n"), inner.split("\n")
+    starts, ends = ([i for i, line in enumerate(lines) if line == edge] for edge in (own[0], own[-1]))
+    spans = [lines[i : j + 1] for i in starts for j in ends if i <= j]
+    best = max(spans, key=lambda span: difflib.SequenceMatcher(None, span, own, autojunk=False).ratio(), default=[])
+    return text.replace(inner, "\n".join(best)) if best else ""
+
+
 def changed_lines(a: str, b: str) -> tuple[int, int]:
     """Lines that `diff` would print with < or >, and its hunks."""
     opcodes = difflib.SequenceMatcher(None, a.splitlines(), b.splitlines(), autojunk=False).get_opcodes()
@@ -51,7 +64,7 @@ def main() -> int:
         paths += sorted(path for path in folder.glob("*.py") if "# sync: " in path.read_text())
     paths = list(dict.fromkeys(path.resolve() for path in paths))
     texts = {path: path.read_text() for path in paths}
-    reference, differing = {}, 0
+    reference, differing, unmended = {}, 0, 0
     for path in paths:
         name = path.relative_to(args.root.resolve())
         try:
@@ -60,11 +73,15 @@ def main() -> int:
             print(f"{name}: {error}", file=sys.stderr)
             return 1
         for block, text in own.items():
-            source, expected = reference.setdefault(block, (name, text))
+            whole = block.rpartition("/")[0]
+            source, expected = reference[whole] if whole in reference else reference.setdefault(block, (name, text))
+            expected = piece_of(expected, text) if whole in reference else expected
             if text != expected:
                 differing += 1
-                print(f"{name}: block '{block}' differs from {source}" + (", copied" if args.fix else ""))
-                if args.fix:
+                outcome = (", copied" if expected else ", whose first or last line is gone") if args.fix else ""
+                unmended += not (args.fix and expected)
+                print(f"{name}: block '{block}' differs from {source}{outcome}")
+                if args.fix and expected:
                     marker = re.compile(rf"(^ *# sync: {re.escape(block)}$\n).*?(^ *# sync: |\Z)", re.M | re.S)
                     texts[path] = marker.sub(lambda m, new=expected: m[1] + new + m[2], texts[path], count=1)
                     path.write_text(texts[path])
@@ -78,7 +95,7 @@ def main() -> int:
             for cut in (lambda text: text, lambda text: VARIANT_BLOCKS.sub("", text))
         )
         print(f"{a.name + ' ' + b.name:44} {whole[0]:5} ({whole[1]:2}) {rest[0]:25} ({rest[1]:2})")
-    return 1 if differing and not args.fix else 0
+    return 1 if unmended else 0
 
 
 if __name__ == "__main__":

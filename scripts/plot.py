@@ -37,14 +37,19 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from scipy import stats
 
-# Okabe and Ito's palette; lines differ in dashes and markers too, for print without colour.
+# Okabe and Ito's palette and some of Tol's; lines differ in dashes and markers too, for print without colour.
 STYLES = {
     "sac_gaussian": ("Gaussian", "#4d4d4d", "D", (4, 1.5)),
     "sac_flow_naive": ("Naive flow", "#e69f00", "^", (1.5, 1)),
     "sac_flow_g": ("Flow-G", "#0072b2", "o", ()),
     "sac_flow_t": ("Flow-T", "#d55e00", "s", ()),
+    "sac": ("SAC", "#000000", "D", (1, 1)),
+    "ppo": ("PPO", "#009e73", "v", (3, 1)),
+    "qsm": ("QSM", "#cc79a7", "P", (5, 1, 1, 1)),
+    "dime": ("DIME", "#56b4e9", "X", ()),
+    "flowrl": ("FlowRL", "#882255", "*", (2, 1)),
 }
-SPARE = [("#009e73", "v", ()), ("#cc79a7", "P", (5, 1, 1, 1)), ("#56b4e9", "X", (3, 1)), ("#000000", "*", (1, 1))]
+SPARE = [("#999933", "v", ()), ("#332288", "P", (5, 1, 1, 1)), ("#44aa99", "X", (3, 1)), ("#aa4499", "*", (1, 1))]
 RETURNS = {"eval_return": "undiscounted evaluation return", "train_return": "undiscounted training return"}
 SYMBOLS = {"sampling_steps": "K"}
 KEYS = ("run", "script", "env", "seed", "step", "finished")

@@ -319,6 +319,26 @@ def test_fix_can_take_another_source(copies):
     assert all("def critic_l0ss(" in (copies / f"{name}.py").read_text() for name in SCRIPTS)
 
 
+def test_pieces_of_a_block(copies):
+    """A baseline's `main/finish` follows sac_flow_g.py's `main` where the copy or the original changes."""
+    (copies / "baselines").mkdir()
+    file, source = (copies / name for name in ("baselines/qsm.py", "sac_flow_g.py"))
+    original = (ROOT / "baselines" / "qsm.py").read_text()
+    line = '            writer.add_scalar("eval/episodic_return", returns.mean(), step)\n'
+    for lines in ("", line + line, line.replace("step", "st3p")):
+        changed = original.replace(line, lines)
+        assert changed != original
+        file.write_text(changed)
+        result = check_sync(copies)
+        assert result.returncode == 1 and "baselines/qsm.py: block 'main/finish' differs" in result.stdout
+        assert check_sync(copies, "--fix").returncode == 0 and file.read_text() == original
+    source.write_text(source.read_text().replace(line, line + line))
+    assert check_sync(copies, "--fix").returncode == 0 and file.read_text() == original.replace(line, line + line)
+    source.write_text(source.read_text().replace("            for tag, value in", "            for name, value in"))
+    result = check_sync(copies, "--fix")  # the piece begins there
+    assert result.returncode == 1 and "first or last line is gone" in result.stdout
+
+
 def test_scripts_differ_where_they_say():
     """Function by function: the flows in Velocity and its flags, the Gaussian in its actor and flags, nothing else."""
     parts = {}

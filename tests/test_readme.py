@@ -5,9 +5,11 @@ import subprocess
 import sys
 from dataclasses import fields
 
+import pytest
 from conftest import ROOT, SCRIPTS
 
 README = (ROOT / "README.md").read_text()
+BASELINES = sorted((ROOT / "baselines").glob("*.py"))
 
 
 def test_diff_sizes_are_those_of_check_sync():
@@ -24,18 +26,22 @@ def test_flags_exist(script):
     known = {field.name for field in fields(script.Args)}
     for flag in re.findall(r"`--([a-z0-9-]+)", README):
         name = flag.removeprefix("no-").replace("-", "_")
-        owners = [s for s in SCRIPTS if re.search(rf"^    {name}: ", (ROOT / f"{s}.py").read_text(), re.MULTILINE)]
+        files = [ROOT / f"{s}.py" for s in SCRIPTS] + BASELINES
+        owners = [file for file in files if re.search(rf"^    {name}: ", file.read_text(), re.MULTILINE)]
         assert owners, f"--{flag} is in no script"
     assert all(
         re.search(rf"^    {name}: .*  # .", (ROOT / f"{script.__name__}.py").read_text(), re.M) for name in known
     )
 
 
-def test_logged_tags_are_documented(script):
-    source = (ROOT / f"{script.__name__}.py").read_text()
-    tags = {
-        re.sub(r"_\{k\}", "_k", tag) for tag in re.findall(r'"((?:charts|eval|losses|policy|gradients)/[^"]+)"', source)
-    }
-    assert len(tags) >= 13
+@pytest.mark.parametrize("file", [ROOT / f"{name}.py" for name in SCRIPTS] + BASELINES, ids=lambda file: file.stem)
+def test_logged_tags_are_documented(file):
+    tags = re.findall(r'"((?:charts|eval|losses|policy|gradients)/[^"]+)"', file.read_text())
+    tags = {re.sub(r"_\{k\}", "_k", tag) for tag in tags}
+    assert len(tags) >= 10
     for tag in tags:
         assert f"`{tag}`" in README, tag
+
+
+def test_scripts_of_commands_exist():
+    assert all((ROOT / path).is_file() for path in re.findall(r"python (\S+\.py)", README))

@@ -92,6 +92,13 @@ def test_crossq_pass_is_joint(script, warm):
     assert all(parameter.grad is None for parameter in actor.parameters())
 
 
+def test_plain_targets_follow_without_a_graph(script, tmp_path, monkeypatch):
+    seen, critic_loss = [], script.critic_loss
+    monkeypatch.setattr(script, "critic_loss", lambda *inputs: seen.append(inputs[1]) or critic_loss(*inputs))
+    script.main(script.Args(**small(crossq=False, run_dir=str(tmp_path))))
+    assert seen and not any(parameter.requires_grad for parameter in seen[-1].parameters())
+
+
 def test_plain_target_is_the_target_critics(script):
     actor, critic, target_critic = make_actor(script), make_critic(script, False), make_critic(script, False, seed=1)
     batch, noise = make_batch(), noise_for(actor, 24)

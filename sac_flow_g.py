@@ -90,6 +90,7 @@ class Args:
     # sync: end
     # Variant.
     hidden_dim: int = 512  # width of the gate, the candidate and the noise head
+    candidate_layers: int = 1  # hidden layers of the candidate
     bounded_candidate: bool = False  # bound the candidate c by tanh, as the paper writes it and its code does not
 
 
@@ -252,6 +253,7 @@ class Velocity(nn.Module):
         self.from_obs, self.from_x, self.from_time = parts
         for part in (self.from_obs, self.from_x, self.from_time):  # initialised as the one layer they are
             nn.init.uniform_(part.weight, -(sum(fan_in) ** -0.5), sum(fan_in) ** -0.5)
+        self.deeper = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(args.candidate_layers - 1))
         self.gate, self.candidate = nn.Linear(hidden, action_dim), nn.Linear(hidden, action_dim)
         nn.init.zeros_(self.gate.weight)
         nn.init.constant_(self.gate.bias, 5.0)
@@ -269,6 +271,8 @@ class Velocity(nn.Module):
         """v and log sigma (B, d) at A_k = x, for the k-th time given to `precompute`."""
         from_obs, from_time, log_std = context
         gate, candidate = F.silu(from_obs + (from_time[k] + self.from_x(x))).chunk(2, dim=-1)
+        for layer in self.deeper:
+            candidate = F.silu(layer(candidate))
         candidate = self.candidate(candidate)
         candidate = torch.tanh(candidate) if self.bounded_candidate else candidate
         return torch.sigmoid(self.gate(gate)) * (candidate - x), log_std

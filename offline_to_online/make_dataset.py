@@ -118,12 +118,12 @@ def env_args(env_id: str) -> dict:
     return {"env_name": name, "env_version": robosuite.__version__, "type": 1, "env_kwargs": kwargs}
 
 
-def make_robosuite(env_id: str):
+def make_robosuite(env_id: str, seed: int):
     logging.disable(logging.WARNING)  # it warns of missing extras whenever it is imported
     import robosuite
 
     made_from = env_args(env_id)
-    return robosuite.make(made_from["env_name"], **made_from["env_kwargs"], hard_reset=False)
+    return robosuite.make(made_from["env_name"], **made_from["env_kwargs"], hard_reset=False, seed=seed)
 
 
 def target_path(env, env_id: str, rng: np.random.Generator):
@@ -326,7 +326,7 @@ def main(args: Args):
         else:
             import h5py  # noqa: F401
 
-            env = make_robosuite(args.env_id)
+            env = make_robosuite(args.env_id, args.seed)
     except ImportError as error:
         require(False, f"--env-id {args.env_id}: {error}; install requirements.txt of offline_to_online and robosuite")
 

@@ -105,6 +105,7 @@ class Args:
     # sync: end
     # Variant.
     hidden_dim: int = 512  # width of the gate, the candidate and the noise head
+    candidate_layers: int = 4  # hidden layers of the candidate
     bounded_candidate: bool = False  # bound the candidate c by tanh, as the paper writes it and its code does not
 
 
@@ -169,7 +170,7 @@ class Robosuite(gym.Env):
 
     def reset(self, seed=None, options=None):
         self.elapsed = 0
-        # Its one generator, shared by its parts, is seeded when it is made, and never again by its own means.
+        # Its parts share one generator, which has no other way to be seeded again.
         self.env.rng.bit_generator.state = np.random.default_rng(seed).bit_generator.state
         return self._observe(self.env.reset()), {}
 
@@ -200,6 +201,7 @@ def make_env(args: Args, video_dir: str | None = None) -> gym.Env:
             logging.disable(logging.NOTSET)
         kwargs = made_from["env_kwargs"] | {"has_renderer": False, "use_camera_obs": False, "hard_reset": False}
         kwargs |= {"has_offscreen_renderer": video_dir is not None, "ignore_done": True, "reward_shaping": False}
+        kwargs |= {"seed": args.seed}  # it draws the sizes of objects when it is made
         logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
         env = Robosuite(robosuite.make(made_from["env_name"], **kwargs), args.step_limit)
     else:
@@ -358,13 +360,12 @@ def load_dataset(args: Args, file: str, env: gym.Env) -> dict[str, np.ndarray]:
     return data
 
 
-def largest_shard(files: list[str]) -> int:
-    """Rows of the largest file, read from what is small in it."""
+def most_rows(files: list[str]) -> int:
+    """Rows of the largest of several shards, counted in what is small in them."""
     rows = 0
-    for file in files:
-        if file.endswith(".npz"):
-            with np.load(file) as arrays:
-                rows = max(rows, len(arrays["terminals"]))
+    for file in files if len(files) > 1 else ():
+        with np.load(file) as arrays:
+            rows = max(rows, len(arrays["terminals"]))
     return rows
 
 
@@ -386,15 +387,13 @@ class ReplayBuffer:
         self.offline = len(data["reward"])
         for name in self.widths:
             self.dataset(name)[:] = torch.from_numpy(data[name].reshape(self.offline, -1)).to(self.rows.device)
+        # What tells the dataset, or its shard, from another: the ring may overwrite it later.
+        self.fingerprint = [self.offline, self.rows[: self.offline].view(torch.int32).sum().item()]
 
     def dataset(self, name: str) -> torch.Tensor:
         """A column (N, n) of the dataset's steps."""
         columns = self.rows[: self.offline].split(list(self.widths.values()), dim=1)
         return dict(zip(self.widths, columns, strict=True))[name]
-
-    def fingerprint(self) -> list[int]:
-        """What tells the dataset, or its shard, from another."""
-        return [self.offline, self.rows[: self.offline].view(torch.int32).sum().item()]
 
     def add(self, **step) -> bool:
         """Store one online step, given by name as NumPy arrays and numbers; False if it is not finite in float32."""
@@ -506,6 +505,7 @@ class Velocity(nn.Module):
         self.from_obs, self.from_x, self.from_time = parts
         for part in (self.from_obs, self.from_x, self.from_time):  # initialised as the one layer they are
             nn.init.uniform_(part.weight, -(sum(fan_in) ** -0.5), sum(fan_in) ** -0.5)
+        self.deeper = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(args.candidate_layers - 1))
         self.gate, self.candidate = nn.Linear(hidden, action_dim), nn.Linear(hidden, action_dim)
         nn.init.zeros_(self.gate.weight)
         nn.init.constant_(self.gate.bias, 5.0)
@@ -523,6 +523,8 @@ class Velocity(nn.Module):
         """v and log sigma (B, d) at A_k = x, for the k-th time given to `precompute`."""
         from_obs, from_time, log_std = context
         gate, candidate = F.silu(from_obs + (from_time[k] + self.from_x(x))).chunk(2, dim=-1)
+        for layer in self.deeper:
+            candidate = F.silu(layer(candidate))
         candidate = self.candidate(candidate)
         candidate = torch.tanh(candidate) if self.bounded_candidate else candidate
         return torch.sigmoid(self.gate(gate)) * (candidate - x), log_std
@@ -809,7 +811,7 @@ def main(args: Args) -> str:
         # The first shard is loaded whole for its errors; --resume goes on with that of its step.
         shard = min(checkpoint["step"], max(args.offline_steps - 1, 0)) // args.shard_steps % len(files)
         data = load_dataset(args, files[shard], env)
-        capacity = max(args.buffer_size, len(data["reward"]) + 1, largest_shard(files) + 1)
+        capacity = max(args.buffer_size, len(data["reward"]) + 1, most_rows(files) + 1)
         buffer = ReplayBuffer(capacity, obs_dim, action_dim, device)
         buffer.load(data)
         del data
@@ -909,7 +911,7 @@ def main(args: Args) -> str:
         require(False, f"--resume {args.resume}: of another version of the script or of {args.env_id} ({reason})")
     segments = checkpoint["segments"]
     if args.resume and not args.eval_only:
-        same = buffer.fingerprint() == checkpoint["data"]
+        same = buffer.fingerprint == checkpoint["data"]
         require(same, f"--resume {args.resume}: the files of {args.dataset_path} have changed since; restore them")
     for name, end, digest in () if args.eval_only else segments:
         rows = read_file(args.resume, name, digest).view(np.float32)
@@ -1013,7 +1015,7 @@ def main(args: Args) -> str:
             require_finite()
             writer.flush()
             state = {name: part.state_dict() for name, part in parts.items()} | {"step": step, "args": asdict(args)}
-            state |= {"generator": generator.get_state(), "data": buffer.fingerprint()}
+            state |= {"generator": generator.get_state(), "data": buffer.fingerprint}
             state |= {"queue": list(map(torch.as_tensor, queue)), "taken": list(map(torch.as_tensor, taken))}
             state["counters"] = episode, episode_return, last_return, metrics
             segments = save_checkpoint(path, state, buffer, segments)

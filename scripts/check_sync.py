@@ -73,7 +73,7 @@ def main() -> int:
     print(f"{len(paths)} scripts, {len(reference)} blocks, {differing} differing copies")
     print(f"\n{'changed lines (hunks) of each pair':44} {'whole':>10} {'besides the velocity network':>30}")
     for a, b in itertools.combinations(paths, 2):
-        if a.parent != b.parent:
+        if a.parent != b.parent or len(blocks(texts[a]).keys() & blocks(texts[b]).keys()) < 10:
             continue
         whole, rest = (
             changed_lines(*(cut(texts[path]) for path in (a, b)))

@@ -366,10 +366,10 @@ def matched_flow(module, squash):
         return actor.act(torch.ones(4000, 2), torch.randn(17, 4000, 1, generator=generator), True).squeeze(1)
 
 
-@pytest.mark.parametrize("squash", ["tanh", "clip"])
-def test_both_modes_come_out_of_the_squashed_policy(flow, squash):
+@pytest.mark.parametrize(("name", "squash"), [(name, "tanh") for name in FLOW_SCRIPTS] + [("sac_flow_naive", "clip")])
+def test_both_modes_come_out_of_the_squashed_policy(name, squash):
     """In the right shares and places, a saturated one among them."""
-    actions = matched_flow(flow, squash)
+    actions = matched_flow(load(name), squash)
     high, low = actions[actions > 0], actions[actions <= 0]
     assert len(high) / len(actions) == pytest.approx(0.3, abs=0.06)
     assert high.median().item() == pytest.approx(0.76, abs=0.04) and (high - 0.76).abs().quantile(0.75) < 0.15
@@ -801,15 +801,16 @@ def same_state(one, other):
         assert one == other or one != one
 
 
+RESUMED = [(name, CUBE, stop) for name in SCRIPTS for stop in (9, 42)]
+RESUMED += [(name, "lift", 42) for name in ("sac_flow_g", "reinflow")]
+
+
 @needs_extras
-@pytest.mark.parametrize("env_id", [CUBE, "lift"])
-@pytest.mark.parametrize("stop", [9, 24 + 18])
-def test_interrupted_run_goes_on_exactly(script, data, tmp_path, monkeypatch, stop, env_id):
+@pytest.mark.parametrize(("name", "env_id", "stop"), RESUMED)
+def test_interrupted_run_goes_on_exactly(name, data, tmp_path, monkeypatch, stop, env_id):
     """SIGTERM while pretraining, or online in the middle of a chunk and an episode: then --resume, to the same
     networks, optimizers, generator, counters and logged numbers as a run without interruption."""
-    name = script.__name__.removeprefix("o2o_")
-    if name in ("sac_flow_t", "sac_flow_naive") and env_id == "lift":
-        pytest.skip("the loop is the same text as Flow-G's")
+    script = load(name)
     flags = small(name, env_id=env_id, dataset_path=data[env_id], run_dir=str(tmp_path / "whole"))
     whole = script.main(script.Args(**flags))
     updates, plain = [], script.ReplayBuffer.sample

@@ -8,6 +8,8 @@ from dataclasses import fields
 from conftest import ROOT, SCRIPTS
 
 README = (ROOT / "README.md").read_text()
+OFFLINE_TO_ONLINE = sorted((ROOT / "offline_to_online").glob("*.py"))
+SOURCES = [*(ROOT / f"{name}.py" for name in SCRIPTS), *OFFLINE_TO_ONLINE]
 
 
 def test_diff_sizes_are_those_of_check_sync():
@@ -24,7 +26,7 @@ def test_flags_exist(script):
     known = {field.name for field in fields(script.Args)}
     for flag in re.findall(r"`--([a-z0-9-]+)", README):
         name = flag.removeprefix("no-").replace("-", "_")
-        owners = [s for s in SCRIPTS if re.search(rf"^    {name}: ", (ROOT / f"{s}.py").read_text(), re.MULTILINE)]
+        owners = [path for path in SOURCES if re.search(rf"^    {name}: ", path.read_text(), re.MULTILINE)]
         assert owners, f"--{flag} is in no script"
     assert all(
         re.search(rf"^    {name}: .*  # .", (ROOT / f"{script.__name__}.py").read_text(), re.M) for name in known
@@ -39,3 +41,15 @@ def test_logged_tags_are_documented(script):
     assert len(tags) >= 13
     for tag in tags:
         assert f"`{tag}`" in README, tag
+
+
+def test_offline_to_online_is_documented():
+    """Each script, each tag that one logs, and a sentence beside each flag."""
+    for path in OFFLINE_TO_ONLINE:
+        source = path.read_text()
+        assert f"`{path.name}`" in README
+        for tag in re.findall(r'"((?:charts|eval|losses|policy)/[a-z_]+)"', source):
+            assert f"`{tag}`" in README, tag
+        arguments = source[source.index("class Args:") : source.index("\n\n\n", source.index("class Args:"))]
+        for line in re.findall(r"^    \w+: .*$", arguments, re.MULTILINE):
+            assert re.search(r"  # .{9}", line), line

@@ -201,7 +201,9 @@ def make_env(args: Args, video_dir: str | None = None) -> gym.Env:
         own = {"action_space": core.action_space, "render_mode": "rgb_array"}
         core.__class__ = type(type(core).__name__, (type(core),), own)
         env = gym.wrappers.TransformReward(env, lambda reward: -float(reward != 0)) if args.sparse else env
-    return gym.wrappers.RecordVideo(env, video_dir, episode_trigger=lambda _: True) if video_dir else env
+    if video_dir:  # of every evaluation's first episode
+        return gym.wrappers.RecordVideo(env, video_dir, episode_trigger=lambda i: i % args.eval_episodes == 0)
+    return env
 
 
 def reset(env: gym.Env, seed: int) -> np.ndarray:

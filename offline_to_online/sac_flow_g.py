@@ -216,7 +216,9 @@ def make_env(args: Args, video_dir: str | None = None) -> gym.Env:
         own = {"action_space": core.action_space, "render_mode": "rgb_array"}
         core.__class__ = type(type(core).__name__, (type(core),), own)
         env = gym.wrappers.TransformReward(env, lambda reward: -float(reward != 0)) if args.sparse else env
-    return gym.wrappers.RecordVideo(env, video_dir, episode_trigger=lambda _: True) if video_dir else env
+    if video_dir:  # of every evaluation's first episode
+        return gym.wrappers.RecordVideo(env, video_dir, episode_trigger=lambda i: i % args.eval_episodes == 0)
+    return env
 
 
 def reset(env: gym.Env, seed: int) -> np.ndarray:
@@ -808,8 +810,8 @@ def main(args: Args) -> str:
     env, eval_env = make_env(args), None
     obs_dim, action_dim = env.observation_space.shape[0], env.action_space.shape[0]
     if not args.eval_only:
-        # The first shard is loaded whole for its errors; --resume goes on with that of its step.
-        shard = min(checkpoint["step"], max(args.offline_steps - 1, 0)) // args.shard_steps % len(files)
+        # The shard of the first update, or of the checkpoint's last.
+        shard = max(min(checkpoint["step"], args.offline_steps) - 1, 0) // args.shard_steps % len(files)
         data = load_dataset(args, files[shard], env)
         capacity = max(args.buffer_size, len(data["reward"]) + 1, most_rows(files) + 1)
         buffer = ReplayBuffer(capacity, obs_dim, action_dim, device)

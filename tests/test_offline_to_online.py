@@ -858,17 +858,28 @@ def test_shards_take_turns_and_the_last_stays(tmp_path, monkeypatch):
     folder = tmp_path / "shards"
     maker.main(maker.Args(env_id=CUBE, path=str(folder), episodes=13, episodes_per_file=10))
     assert len(os.listdir(folder)) == 4
-    loaded, plain = [], module.ReplayBuffer.load
+    loaded, sizes = [], []
+    plain, sample = module.ReplayBuffer.load, module.ReplayBuffer.sample
     monkeypatch.setattr(module.ReplayBuffer, "load", lambda self, data: loaded.append(self) or plain(self, data))
-    sizes, sample = [], module.ReplayBuffer.sample
-    monkeypatch.setattr(
-        module.ReplayBuffer, "sample", lambda self, *args: sizes.append(self.offline) or sample(self, *args)
-    )
-    flags = {"dataset_path": str(folder), "run_dir": str(tmp_path), "shard_steps": 5, "log_frequency": 1000}
-    module.main(module.Args(**small(offline_steps=18, eval_frequency=0, **flags)))
-    assert sizes[:18] == [200] * 5 + [60] * 5 + [200] * 5 + [60] * 3 and set(sizes[18:]) == {60}
-    assert len(loaded[0].rows) == 211  # room for the largest, whichever comes first
-    assert loaded[0].count == 33
+
+    def spy(self, *args):
+        sizes.append(self.offline)
+        if len(sizes) == stop:
+            module.STOP.append(signal.SIGTERM)
+        return sample(self, *args)
+
+    monkeypatch.setattr(module.ReplayBuffer, "sample", spy)
+    flags = {"dataset_path": str(folder), "run_dir": str(tmp_path / "runs"), "shard_steps": 5, "log_frequency": 1000}
+    for stop in (0, 10, 12):  # not at all, at the end of a shard, and within one
+        sizes.clear()
+        try:
+            module.main(module.Args(**small(offline_steps=18, eval_frequency=0, seed=stop, **flags)))
+        except SystemExit:
+            module.STOP.clear()
+            (run,) = (tmp_path / "runs").glob(f"*__{stop}__*")
+            module.main(module.read_args(["--resume", str(run)]))
+        assert sizes[:18] == [200] * 5 + [60] * 5 + [200] * 5 + [60] * 3 and set(sizes[18:]) == {60}, stop
+        assert len(loaded[-1].rows) == 211 and loaded[-1].count == 33  # room for the largest, whichever comes first
 
 
 @needs_extras

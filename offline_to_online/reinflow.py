@@ -333,7 +333,7 @@ def load_robomimic(args: Args, path: str, env: gym.Env) -> dict[str, np.ndarray]
 
 def load_dataset(args: Args, file: str, env: gym.Env) -> dict[str, np.ndarray]:
     """Steps in the order of the file: obs (N, n), action (N, m), reward, mask (0: no bootstrap), terminal (last step of
-    its episode) (N,), next_obs (N, n), float32. Uses env to relabel; warns where nothing succeeds."""
+    its episode) (N,), next_obs (N, n), float32. Uses env to relabel."""
     data = (load_robomimic if args.env_id in ROBOMIMIC else load_ogbench)(args, file, env)
     bad = ", ".join(name for name, values in data.items() if not np.isfinite(values).all())
     require(not bad, f"--dataset-path {file}: {bad} not finite (NaN or infinite); download or make it again")
@@ -342,9 +342,12 @@ def load_dataset(args: Args, file: str, env: gym.Env) -> dict[str, np.ndarray]:
     data["action"] = data["action"].clip(-1, 1)
     enough = count > args.horizon_length
     require(enough, f"--dataset-path {file}: {count} steps are fewer than a chunk; lower --horizon-length")
-    if data["mask"].all():
-        print(f"warning: {file}: no success of {args.env_id} among its {count} steps", file=sys.stderr)
     return data
+
+
+def warn_without_success(args: Args, file: str, data: dict[str, np.ndarray]):
+    if data["mask"].all():
+        print(f"warning: {file}: no success of {args.env_id} in {len(data['mask'])} steps", file=sys.stderr)
 
 
 def most_rows(files: list[str]) -> int:
@@ -735,6 +738,7 @@ def main(args: Args) -> str:
     obs_range, action_range = torch.zeros(2, obs_dim), torch.zeros(2, chunk_dim)  # or those of the checkpoint
     if not args.eval_only:
         data = load_dataset(args, files[0], env)
+        warn_without_success(args, files[0], data)
         buffer = ReplayBuffer(len(data["reward"]) + 1, obs_dim, action_dim, device)
         buffer.load(data)
         obs_range = torch.stack([buffer.dataset("obs").amin(0), buffer.dataset("obs").amax(0)])

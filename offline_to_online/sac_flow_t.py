@@ -347,7 +347,7 @@ def load_robomimic(args: Args, path: str, env: gym.Env) -> dict[str, np.ndarray]
 
 def load_dataset(args: Args, file: str, env: gym.Env) -> dict[str, np.ndarray]:
     """Steps in the order of the file: obs (N, n), action (N, m), reward, mask (0: no bootstrap), terminal (last step of
-    its episode) (N,), next_obs (N, n), float32. Uses env to relabel; warns where nothing succeeds."""
+    its episode) (N,), next_obs (N, n), float32. Uses env to relabel."""
     data = (load_robomimic if args.env_id in ROBOMIMIC else load_ogbench)(args, file, env)
     bad = ", ".join(name for name, values in data.items() if not np.isfinite(values).all())
     require(not bad, f"--dataset-path {file}: {bad} not finite (NaN or infinite); download or make it again")
@@ -356,9 +356,12 @@ def load_dataset(args: Args, file: str, env: gym.Env) -> dict[str, np.ndarray]:
     data["action"] = data["action"].clip(-1, 1)
     enough = count > args.horizon_length
     require(enough, f"--dataset-path {file}: {count} steps are fewer than a chunk; lower --horizon-length")
-    if data["mask"].all():
-        print(f"warning: {file}: no success of {args.env_id} among its {count} steps", file=sys.stderr)
     return data
+
+
+def warn_without_success(args: Args, file: str, data: dict[str, np.ndarray]):
+    if data["mask"].all():
+        print(f"warning: {file}: no success of {args.env_id} in {len(data['mask'])} steps", file=sys.stderr)
 
 
 def most_rows(files: list[str]) -> int:
@@ -820,6 +823,7 @@ def main(args: Args) -> str:
         # The shard of the first update, or of the checkpoint's last.
         shard = max(min(checkpoint["step"], args.offline_steps) - 1, 0) // args.shard_steps % len(files)
         data = load_dataset(args, files[shard], env)
+        warn_without_success(args, files[shard], data)
         capacity = max(args.buffer_size, len(data["reward"]) + 1, most_rows(files) + 1)
         buffer = ReplayBuffer(capacity, obs_dim, action_dim, device)
         buffer.load(data)

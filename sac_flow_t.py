@@ -93,7 +93,7 @@ class Args:
     n_layers: int = 2  # decoder layers
 
 
-# sync: environment
+# sync: require
 def require(condition: bool, message: str):
     """Bad input ends with one line on standard error and exit code 2, before anything was written."""
     if not condition:
@@ -101,6 +101,7 @@ def require(condition: bool, message: str):
         raise SystemExit(2)
 
 
+# sync: environment
 def make_env(args: Args, video_dir: str | None = None) -> gym.Env:
     """One plain environment: the caller resets it, so that no stored step can cross an episode's end."""
     try:
@@ -225,6 +226,7 @@ class Critic(nn.Module):
         return torch.stack(q)
 
 
+# sync: bounded
 def bounded(x: torch.Tensor, low: float, high: float) -> torch.Tensor:
     """Any real number, smoothly into [low, high]: for log sigma."""
     x = x.to(torch.promote_types(x.dtype, torch.float32))  # densities need more than bfloat16's eight bits
@@ -301,6 +303,7 @@ class Actor(nn.Module):
         self.register_buffer("scale", torch.as_tensor((box.high - box.low) / 2, dtype=torch.float32))
         self.register_buffer("bias", torch.as_tensor((box.high + box.low) / 2, dtype=torch.float32))
 
+    # sync: rollout
     def rollout(self, obs: torch.Tensor, noise: torch.Tensor, deterministic=False) -> tuple[list, list]:
         """obs (B, n), noise (K + 1, B, d) ~ N(0, I) -> [A_0, .., A_K], [log sigma_0, .., log sigma_{K-1}], each (B, d).
 
@@ -321,6 +324,7 @@ class Actor(nn.Module):
             log_stds.append(log_std)
         return path, log_stds
 
+    # sync: path-density
     def log_prob(self, path: list, log_stds: list, noise: torch.Tensor) -> torch.Tensor:
         """Log-density (B,) of the path and its action. The A_k were drawn from the noise, so no residual is recomputed;
         every factor keeps its -log(sigma sqrt(dt)), the only term by which the entropy reaches the noise head."""
@@ -436,7 +440,7 @@ def path_statistics(actor, critic, obs, noise, alpha) -> dict[str, torch.Tensor]
     return tags | {f"gradients/step_{k}": gradient.norm(dim=1).mean() for k, gradient in enumerate(gradients)}
 
 
-# sync: evaluate
+# sync: blas-products
 @contextmanager
 def blas_products():
     """Products by BLAS, which on a CPU is two to three times faster than oneDNN for a batch as small as acting's."""
@@ -446,6 +450,7 @@ def blas_products():
     torch.set_float32_matmul_precision(usual)
 
 
+# sync: evaluate
 @blas_products()
 def evaluate(actor, envs: list[gym.Env], seed: int, device: torch.device) -> np.ndarray:
     """Undiscounted returns (n,) of one noise-free episode per environment. Same seed: same start states and A_0."""
@@ -464,9 +469,6 @@ def evaluate(actor, envs: list[gym.Env], seed: int, device: torch.device) -> np.
 
 
 # sync: checkpoint
-STOP = []  # the signal that asked the run to end, once one has
-
-
 def capture_env(env: gym.Env) -> dict:
     """What an environment needs to go on in the middle of an episode. MuJoCo's: the integration state, and the derived
     arrays too, because rewards read positions that lag behind it by a substep."""
@@ -494,6 +496,10 @@ def restore_env(env: gym.Env, state: dict) -> bool:
         if env.has_wrapper_attr("_elapsed_steps"):
             env.set_wrapper_attr("_elapsed_steps", state["elapsed"])
     return "physics" in state
+
+
+# sync: files
+STOP = []  # the signal that asked the run to end, once one has
 
 
 def write_file(path: str, data: bytes | np.ndarray) -> bytes:
@@ -525,6 +531,7 @@ def say(text: str):
         sys.stdout.flush()
 
 
+# sync: save-checkpoint
 def save_checkpoint(run: str, state: dict, buffer: ReplayBuffer, segments: list) -> list:
     """Write checkpoint.pt, and the transitions since the last one as a segment of the replay buffer. Returns the
     segments in use, (file, end, SHA-256) each, whose last end is the checkpoint's step: on a full disk the old ones."""
@@ -537,9 +544,9 @@ def save_checkpoint(run: str, state: dict, buffer: ReplayBuffer, segments: list)
         torch.save(state | {"segments": new, "script": os.path.basename(__file__)}, blob)
         write_file(os.path.join(run, "checkpoint.pt"), blob.getvalue())
         size, seconds, segments = (rows.nbytes + blob.tell()) / 2**20, time.perf_counter() - began, new
-        say(f"step {buffer.count}  checkpoint: {size:.1f} MiB in {seconds:.2f} s")
+        say(f"step {state['step']}  checkpoint: {size:.1f} MiB in {seconds:.2f} s")
     except OSError as error:
-        say(f"step {buffer.count}  no checkpoint: {error.strerror}; the last one stays, going on")
+        say(f"step {state['step']}  no checkpoint: {error.strerror}; the last one stays, going on")
     for file in set(os.listdir(run)) - {segment[0] for segment in segments}:
         if file.startswith("replay-") or file.endswith(".tmp"):  # outdated, or of a checkpoint that failed
             os.unlink(os.path.join(run, file))

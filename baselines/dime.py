@@ -120,7 +120,7 @@ LIMITS |= {"gamma": (0, 1), "adam_beta1": (0, 0.999), "atoms": (2, math.inf)}
 LIMITS |= dict.fromkeys(("alpha", "v_max"), (1e-9, math.inf))
 
 
-# sync: environment
+# sync: require
 def require(condition: bool, message: str):
     """Bad input ends with one line on standard error and exit code 2, before anything was written."""
     if not condition:
@@ -128,6 +128,7 @@ def require(condition: bool, message: str):
         raise SystemExit(2)
 
 
+# sync: environment
 def make_env(args: Args, video_dir: str | None = None) -> gym.Env:
     """One plain environment: the caller resets it, so that no stored step can cross an episode's end."""
     try:
@@ -437,7 +438,7 @@ def mean_value(critic, obs, u):
     return critic.value(critic(obs, u)).mean(0)
 
 
-# sync: evaluate
+# sync: blas-products
 @contextmanager
 def blas_products():
     """Products by BLAS, which on a CPU is two to three times faster than oneDNN for a batch as small as acting's."""
@@ -447,6 +448,7 @@ def blas_products():
     torch.set_float32_matmul_precision(usual)
 
 
+# sync: evaluate
 @blas_products()
 def evaluate(actor, envs: list[gym.Env], seed: int, device: torch.device) -> np.ndarray:
     """Undiscounted returns (n,) of one noise-free episode per environment. Same seed: same start states and A_0."""
@@ -465,9 +467,6 @@ def evaluate(actor, envs: list[gym.Env], seed: int, device: torch.device) -> np.
 
 
 # sync: checkpoint
-STOP = []  # the signal that asked the run to end, once one has
-
-
 def capture_env(env: gym.Env) -> dict:
     """What an environment needs to go on in the middle of an episode. MuJoCo's: the integration state, and the derived
     arrays too, because rewards read positions that lag behind it by a substep."""
@@ -495,6 +494,10 @@ def restore_env(env: gym.Env, state: dict) -> bool:
         if env.has_wrapper_attr("_elapsed_steps"):
             env.set_wrapper_attr("_elapsed_steps", state["elapsed"])
     return "physics" in state
+
+
+# sync: files
+STOP = []  # the signal that asked the run to end, once one has
 
 
 def write_file(path: str, data: bytes | np.ndarray) -> bytes:
@@ -526,6 +529,7 @@ def say(text: str):
         sys.stdout.flush()
 
 
+# sync: save-checkpoint
 def save_checkpoint(run: str, state: dict, buffer: ReplayBuffer, segments: list) -> list:
     """Write checkpoint.pt, and the transitions since the last one as a segment of the replay buffer. Returns the
     segments in use, (file, end, SHA-256) each, whose last end is the checkpoint's step: on a full disk the old ones."""
@@ -538,9 +542,9 @@ def save_checkpoint(run: str, state: dict, buffer: ReplayBuffer, segments: list)
         torch.save(state | {"segments": new, "script": os.path.basename(__file__)}, blob)
         write_file(os.path.join(run, "checkpoint.pt"), blob.getvalue())
         size, seconds, segments = (rows.nbytes + blob.tell()) / 2**20, time.perf_counter() - began, new
-        say(f"step {buffer.count}  checkpoint: {size:.1f} MiB in {seconds:.2f} s")
+        say(f"step {state['step']}  checkpoint: {size:.1f} MiB in {seconds:.2f} s")
     except OSError as error:
-        say(f"step {buffer.count}  no checkpoint: {error.strerror}; the last one stays, going on")
+        say(f"step {state['step']}  no checkpoint: {error.strerror}; the last one stays, going on")
     for file in set(os.listdir(run)) - {segment[0] for segment in segments}:
         if file.startswith("replay-") or file.endswith(".tmp"):  # outdated, or of a checkpoint that failed
             os.unlink(os.path.join(run, file))

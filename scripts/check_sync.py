@@ -61,7 +61,8 @@ def main() -> int:
     first = [args.source.resolve()] if args.source else []
     paths = first + [args.root / name for name in FLOWS if (args.root / name).exists()]
     for folder in (args.root, args.root / "offline_to_online", args.root / "baselines"):
-        paths += sorted(path for path in folder.glob("*.py") if "# sync: " in path.read_text())
+        marked = (path for path in folder.glob("*.py") if "# sync: " in path.read_text())
+        paths += sorted(marked, key=lambda path: (path.name not in FLOWS, path.name))
     paths = list(dict.fromkeys(path.resolve() for path in paths))
     texts = {path: path.read_text() for path in paths}
     reference, differing, unmended = {}, 0, 0
@@ -87,14 +88,16 @@ def main() -> int:
                     path.write_text(texts[path])
 
     print(f"{len(paths)} scripts, {len(reference)} blocks, {differing} differing copies")
-    top = [path for path in paths if path.parent == args.root.resolve()]
     print(f"\n{'changed lines (hunks) of each pair':44} {'whole':>10} {'besides the velocity network':>30}")
-    for a, b in itertools.combinations(top, 2):
+    for a, b in itertools.combinations(paths, 2):
+        if a.parent != b.parent or len(blocks(texts[a]).keys() & blocks(texts[b]).keys()) < 10:
+            continue
         whole, rest = (
             changed_lines(*(cut(texts[path]) for path in (a, b)))
             for cut in (lambda text: text, lambda text: VARIANT_BLOCKS.sub("", text))
         )
-        print(f"{a.name + ' ' + b.name:44} {whole[0]:5} ({whole[1]:2}) {rest[0]:25} ({rest[1]:2})")
+        where = "" if a.parent == args.root.resolve() else f"  {a.parent.name}"
+        print(f"{a.name + ' ' + b.name:44} {whole[0]:5} ({whole[1]:2}) {rest[0]:25} ({rest[1]:2}){where}")
     return 1 if unmended else 0
 
 

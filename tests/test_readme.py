@@ -10,6 +10,8 @@ from conftest import ROOT, SCRIPTS
 
 README = (ROOT / "README.md").read_text()
 BASELINES = sorted((ROOT / "baselines").glob("*.py"))
+OFFLINE_TO_ONLINE = sorted((ROOT / "offline_to_online").glob("*.py"))
+SOURCES = [*(ROOT / f"{name}.py" for name in SCRIPTS), *BASELINES, *OFFLINE_TO_ONLINE]
 
 
 def test_diff_sizes_are_those_of_check_sync():
@@ -27,8 +29,7 @@ def test_flags_exist(script):
     tools = "".join(file.read_text() for file in (ROOT / "scripts").glob("*.sh"))
     for flag in re.findall(r"`--([a-z0-9-]+)", README):
         name = flag.removeprefix("no-").replace("-", "_")
-        files = [ROOT / f"{s}.py" for s in SCRIPTS] + BASELINES
-        owners = [file for file in files if re.search(rf"^    {name}: ", file.read_text(), re.MULTILINE)]
+        owners = [path for path in SOURCES if re.search(rf"^    {name}: ", path.read_text(), re.MULTILINE)]
         assert owners or f"#   --{flag} " in tools, f"--{flag} is in no script"
     assert all(
         re.search(rf"^    {name}: .*  # .", (ROOT / f"{script.__name__}.py").read_text(), re.M) for name in known
@@ -46,3 +47,15 @@ def test_logged_tags_are_documented(file):
 
 def test_scripts_of_commands_exist():
     assert all((ROOT / path).is_file() for path in re.findall(r"python (\S+\.py)", README))
+
+
+def test_offline_to_online_is_documented():
+    """Each script, each tag that one logs, and a sentence beside each flag."""
+    for path in OFFLINE_TO_ONLINE:
+        source = path.read_text()
+        assert f"`{path.name}`" in README
+        for tag in re.findall(r'"((?:charts|eval|losses|policy)/[a-z_]+)"', source):
+            assert f"`{tag}`" in README, tag
+        arguments = source[source.index("class Args:") : source.index("\n\n\n", source.index("class Args:"))]
+        for line in re.findall(r"^    \w+: .*$", arguments, re.MULTILINE):
+            assert re.search(r"  # .{9}", line), line

@@ -1,0 +1,891 @@
+"""Offline-to-online: data in the official formats, chunks of them, flow matching, and short runs of every script."""
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, scalars
+
+FLOW_SCRIPTS = ("sac_flow_g", "sac_flow_t", "sac_flow_naive")
+SCRIPTS = (*FLOW_SCRIPTS, "qc_fql", "reinflow")
+CUBE = "cube-single-play-singletask-task1-v0"
+EXTRAS = [name for name in ("ogbench", "robosuite", "h5py") if importlib.util.find_spec(name) is None]
+needs_extras = pytest.mark.skipif(bool(EXTRAS), reason=f"not installed: {', '.join(EXTRAS)}")
+
+
+def load(name):
+    """A script of offline_to_online/ as a module of another name: the folder above has scripts called alike."""
+    if f"o2o_{name}" not in sys.modules:
+        spec = importlib.util.spec_from_file_location(f"o2o_{name}", ROOT / "offline_to_online" / f"{name}.py")
+        sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[spec.name])
+    return sys.modules[f"o2o_{name}"]
+
+
+@pytest.fixture(params=SCRIPTS)
+def script(request):
+    return load(request.param)
+
+
+@pytest.fixture(params=FLOW_SCRIPTS)
+def flow(request):
+    return load(request.param)
+
+
+def small(name="sac_flow_g", **flags):
+    """Flags of a run of a second."""
+    base = {"env_id": CUBE, "offline_steps": 24, "total_timesteps": 33, "step_limit": 13, "eval_frequency": 20}
+    base |= {"eval_episodes": 2, "log_frequency": 4, "compile": False, "device": "cpu", "batch_size": 8}
+    base |= {"critic_hidden_dim": 16}
+    base |= {"policy_hidden_dim": 16} if name == "qc_fql" else {"d_model": 16} if name == "sac_flow_t" else {}
+    base |= {"hidden_dim": 16} if name in ("sac_flow_g", "sac_flow_naive", "reinflow") else {}
+    if name == "reinflow":
+        base |= {"num_envs": 2, "num_steps": 4, "batch_size_online": 4, "critic_warmup": 1, "total_timesteps": 70}
+    else:
+        base |= {"learning_starts": 5, "buffer_size": 10}
+    return base | flags
+
+
+def make_data(folder, env_id, episodes, **flags):
+    module = load("make_dataset")
+    end = "hdf5" if env_id in module.ROBOSUITE else "npz"
+    path = str(folder / f"{env_id}.{end}")
+    module.main(module.Args(env_id=env_id, path=path, episodes=episodes, **flags))
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Paths of real data by task: three OGBench episodes of 61 rows instead of 1001, and three demonstrations."""
+    if EXTRAS:
+        pytest.skip(f"not installed: {', '.join(EXTRAS)}")
+    folder, module = tmp_path_factory.mktemp("data"), load("make_dataset")
+    usual, module.LENGTH = module.LENGTH, 61
+    paths = {CUBE: make_data(folder, CUBE, 3)}
+    module.LENGTH = usual
+    return paths | {"lift": make_data(folder, "lift", 3)}
+
+
+# Data.
+@needs_extras
+def test_ogbench_file_is_in_the_official_layout(data):
+    for path, episodes in ((data[CUBE], 3), (data[CUBE].replace(".npz", "-val.npz"), 1)):
+        with np.load(path) as arrays:
+            shapes = {key: (arrays[key].shape, arrays[key].dtype.str) for key in arrays}
+            terminals, actions = arrays["terminals"], arrays["actions"]
+        rows = 61 * episodes
+        expected = {"observations": ((rows, 28), "<f4"), "actions": ((rows, 5), "<f4"), "terminals": ((rows,), "|b1")}
+        assert shapes == expected | {"qpos": ((rows, 21), "<f4"), "qvel": ((rows, 20), "<f4")}
+        assert np.flatnonzero(terminals).tolist() == [60 + 61 * i for i in range(episodes)]
+        assert np.abs(actions).max() <= 1 and actions.std(0).min() > 0.05
+
+
+@needs_extras
+def test_scene_rows_have_their_buttons(tmp_path, monkeypatch):
+    """Both oracles of the scene; the observation one-hot encodes the stored state of the buttons."""
+    module = load("make_dataset")
+    monkeypatch.setattr(module, "LENGTH", 25)
+    for kind in ("play", "noisy"):
+        with np.load(make_data(tmp_path, f"scene-{kind}-v0", 2)) as arrays:
+            assert arrays["button_states"].dtype == np.int64 and arrays["button_states"].shape == (50, 2)
+            assert arrays["observations"].shape == (50, 40)
+            one_hot = arrays["observations"][:, [28, 29, 32, 33]].reshape(50, 2, 2)
+            assert np.array_equal(one_hot.argmax(2), arrays["button_states"])
+
+
+@needs_extras
+def test_robomimic_file_is_in_the_official_layout(data):
+    import h5py
+
+    with h5py.File(data["lift"]) as file:
+        env_args = json.loads(file["data"].attrs["env_args"])
+        assert (env_args["env_name"], env_args["type"], env_args["env_kwargs"]["robots"]) == ("Lift", 1, ["Panda"])
+        demos = sorted(file["data"])
+        assert demos == ["demo_0", "demo_1", "demo_2"]
+        assert file["data"].attrs["total"] == sum(len(file[f"data/{demo}/actions"]) for demo in demos)
+        assert set(file["mask/train"][()]) | set(file["mask/valid"][()]) == {demo.encode() for demo in demos}
+        for demo in demos:
+            group, count = file[f"data/{demo}"], len(file[f"data/{demo}/actions"])
+            assert group.attrs["num_samples"] == count and group["actions"].shape == (count, 7)
+            assert group["rewards"][()].tolist() == group["dones"][()].tolist() == [0] * (count - 1) + [1]
+            widths = {"robot0_eef_pos": 3, "robot0_eef_quat": 4, "robot0_gripper_qpos": 2, "object": 10}
+            for key, width in widths.items():
+                assert group[f"obs/{key}"].shape == group[f"next_obs/{key}"].shape == (count, width)
+                assert np.array_equal(group[f"obs/{key}"][1:], group[f"next_obs/{key}"][:-1])
+
+
+@needs_extras
+def test_scripted_policies_solve_their_tasks():
+    """Most attempts at can and square succeed: each a demonstration that ends with its first success."""
+    module = load("make_dataset")
+    for env_id, attempts in (("can", 3), ("square", 3)):
+        env = module.make_robosuite(env_id, 0)
+        made = [module.scripted_episode(env, env_id, np.random.default_rng(i), module.Args()) for i in range(attempts)]
+        lengths = [len(arrays["rewards"]) for arrays in made if arrays is not None]
+        assert len(lengths) >= 2 and all(40 < length < 300 for length in lengths), (env_id, lengths)
+        env.close()
+
+
+@needs_extras
+@pytest.mark.parametrize("env_id", [CUBE, "lift"])
+def test_interrupted_data_go_on_to_the_same_file(data, tmp_path, monkeypatch, env_id):
+    module = load("make_dataset")
+    if env_id == CUBE:
+        monkeypatch.setattr(module, "LENGTH", 61)
+    name = "play_episode" if env_id == CUBE else "scripted_episode"
+    plain, calls = getattr(module, name), []
+
+    def interrupted(*args):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return plain(*args)
+
+    monkeypatch.setattr(module, name, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make_data(tmp_path, env_id, 3)
+    path = make_data(tmp_path, env_id, 3)
+    assert len(calls) == 1 + (4 if env_id == CUBE else 3)  # the first episode was kept, the second made again
+    assert not [name for name in os.listdir(tmp_path) if name.endswith((".parts", ".tmp"))]
+    reader = load("sac_flow_g")
+    args = reader.with_presets(reader.Args(env_id=env_id, dataset_path=data[env_id]))
+    env = reader.make_env(args)
+    whole, again = (reader.load_dataset(args, file, env) for file in (data[env_id], path))
+    assert all(np.array_equal(whole[key], again[key]) for key in whole)
+
+
+@needs_extras
+def test_data_of_other_flags_are_not_mixed(tmp_path, monkeypatch, capsys):
+    module = load("make_dataset")
+    monkeypatch.setattr(module, "LENGTH", 5)
+    monkeypatch.setattr(module, "play_episode", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        make_data(tmp_path, CUBE, 1)
+    with pytest.raises(SystemExit) as stop:
+        make_data(tmp_path, CUBE, 1, seed=7)
+    assert stop.value.code == 2 and "delete" in capsys.readouterr().err
+
+
+@needs_extras
+def test_ogbench_reader_agrees_with_ogbench(data):
+    """Every array of its own loader, relabelled for the task."""
+    import ogbench
+
+    module = load("sac_flow_g")
+    args = module.with_presets(module.Args(env_id=CUBE, dataset_path=data[CUBE]))
+    mine = module.load_dataset(args, data[CUBE], module.make_env(args))
+    _, theirs, _ = ogbench.make_env_and_datasets(CUBE, dataset_path=data[CUBE])
+    names = {"obs": "observations", "action": "actions", "reward": "rewards", "mask": "masks"}
+    names |= {"terminal": "terminals", "next_obs": "next_observations"}
+    assert mine.keys() == names.keys() and len(mine["reward"]) == 180
+    for name, official in names.items():
+        assert np.array_equal(mine[name], theirs[official]), name
+
+
+@needs_extras
+def test_rewards_follow_the_success_of_the_state(data, tmp_path):
+    """A cube on its target: reward 0 and no bootstrap there; sparse counts all or nothing."""
+    module = load("sac_flow_g")
+    with np.load(data[CUBE]) as arrays:
+        changed = dict(arrays)
+    changed["qpos"][:, 14:17] = 0.3
+    changed["qpos"][7, 14:17] = [0.425, -0.1, 0.02]  # of task 1
+    path = str(tmp_path / "cube.npz")
+    np.savez(path, **changed)
+    for sparse in (False, True):
+        args = module.with_presets(module.Args(env_id=CUBE, dataset_path=path, sparse=sparse))
+        made = module.load_dataset(args, path, module.make_env(args))
+        assert made["reward"].tolist() == [-1.0] * 7 + [0.0] + [-1.0] * 172
+        assert np.flatnonzero(made["mask"] == 0).tolist() == [7]
+
+
+@needs_extras
+@pytest.mark.parametrize(("timing", "steps"), [("pre", 2), ("post", 1)])
+def test_success_timing_reaches_the_environment(data, timing, steps):
+    """A cube put on its target ends the episode at the first step, or at the next, which is of that state."""
+    import mujoco
+
+    module = load("sac_flow_g")
+    args = module.with_presets(module.Args(env_id=CUBE, dataset_path=data[CUBE], success_timing=timing))
+    env = module.make_env(args)
+    module.reset(env, 0)
+    core = env.unwrapped
+    core._data.joint("object_joint_0").qpos[:3] = [0.425, -0.1, 0.02]
+    mujoco.mj_forward(core._model, core._data)
+    ends = [env.step(np.zeros(5))[2] for _ in range(steps)]
+    assert ends == [False] * (steps - 1) + [True]
+
+
+def robomimic_file(path, source, lengths, reverse=None):
+    """A file of demonstrations of these lengths, whose numbers sort otherwise as text, rows of which can be told."""
+    import h5py
+
+    with h5py.File(source) as old, h5py.File(path, "w") as new:
+        group = new.create_group("data")
+        group.attrs["env_args"], group.attrs["total"] = old["data"].attrs["env_args"], sum(lengths)
+        for i, length in enumerate(lengths):
+            demo, rows = group.create_group(f"demo_{i}"), np.arange(length) + 100.0 * i
+            demo["actions"] = np.tile(rows[:, None] / 2000, 7)
+            demo["states"] = np.tile(rows[:: -1 if reverse == i else 1, None], 30)
+            demo["rewards"] = demo["dones"] = (np.arange(length) == length - 1).astype(float)
+            for key, width in (
+                ("robot0_eef_pos", 3),
+                ("robot0_eef_quat", 4),
+                ("robot0_gripper_qpos", 2),
+                ("object", 10),
+            ):
+                demo[f"obs/{key}"] = np.tile(rows[:, None], width)
+                demo[f"next_obs/{key}"] = np.tile(rows[:, None] + 1, width)
+    return str(path)
+
+
+@needs_extras
+def test_robomimic_reader_takes_demonstrations_by_number(data, tmp_path):
+    module, lengths = load("sac_flow_g"), [4] * 12
+    path = robomimic_file(tmp_path / "lift.hdf5", data["lift"], lengths)
+    args = module.with_presets(module.Args(env_id="lift", dataset_path=path))
+    made = module.load_dataset(args, path, module.make_env(args))
+    rows = [100 * i + j for i in range(12) for j in range(4)]
+    assert made["obs"][:, 0].tolist() == rows and made["obs"].shape == (48, 19)
+    assert made["next_obs"][:, 18].tolist() == [row + 1 for row in rows]
+    assert made["reward"].tolist() == [-1.0, -1, -1, 0] * 12 and made["mask"].tolist() == [1.0, 1, 1, 0] * 12
+    assert made["terminal"].tolist() == [0.0, 0, 0, 1] * 12
+    np.testing.assert_allclose(made["action"][:, 3], np.array(rows) / 2000, rtol=1e-6)
+
+
+# Chunks.
+def brute_chunks(steps, start, length, gamma):
+    """The specification, read literally: one chunk from a list of steps (dicts)."""
+    rows = steps[start : start + length]
+    valid = [1.0 - max([row["terminal"] for row in rows[:i]], default=0) for i in range(length)]
+    reward = sum(gamma**j * row["reward"] for j, row in enumerate(rows))
+    chunk = {"obs": rows[0]["obs"], "action": np.concatenate([row["action"] for row in rows]), "reward": reward}
+    chunk |= {"mask": min(row["mask"] for row in rows), "next_obs": rows[-1]["next_obs"], "valid": valid}
+    return chunk
+
+
+def check_sampler(buffer, steps, length, gamma):
+    """Draws of every possible start, each as often as the others, none else, equal to the brute-force chunks."""
+    drawn = buffer.sample(40 * len(steps), length, gamma, torch.Generator().manual_seed(0))
+    starts = {steps[i]["obs"].tobytes(): i for i in range(len(steps))}
+    assert len(starts) == len(steps)  # observations tell the steps
+    index = [starts[obs.numpy().tobytes()] for obs in drawn["obs"]]
+    counts = np.bincount(index, minlength=len(steps))
+    assert (counts[: len(steps) - length + 1] > 10).all() and counts[len(steps) - length + 1 :].sum() == 0
+    for key in ("obs", "action", "reward", "mask", "next_obs", "valid"):
+        expected = np.array([brute_chunks(steps, i, length, gamma)[key] for i in index], dtype=np.float32)
+        np.testing.assert_allclose(drawn[key].numpy(), expected, rtol=1e-5, atol=1e-6, err_msg=key)
+
+
+def raw_steps(env_id, path, module):
+    """The steps of a file, without its reader: straight from the arrays."""
+    steps = []
+    if env_id == "lift":
+        import h5py
+
+        with h5py.File(path) as file:
+            for i in range(len(file["data"])):
+                group = file[f"data/demo_{i}"]
+                for j in range(len(group["actions"])):
+                    row = {"action": group["actions"][j], "reward": group["rewards"][j] - 1}
+                    row |= {"mask": 1 - group["dones"][j], "terminal": j == len(group["actions"]) - 1}
+                    for side in ("obs", "next_obs"):
+                        row[side] = np.concatenate([group[f"{side}/{key}"][j] for key in module.OBS_KEYS])
+                    steps.append(row)
+    else:
+        with np.load(path) as arrays:
+            for i in range(len(arrays["actions"]) - 1):
+                if not arrays["terminals"][i]:
+                    wrong = np.linalg.norm(arrays["qpos"][i, 14:17] - [0.425, -0.1, 0.02]) > 0.04
+                    row = {"obs": arrays["observations"][i], "next_obs": arrays["observations"][i + 1]}
+                    row |= {"action": arrays["actions"][i], "reward": -float(wrong), "mask": float(wrong)}
+                    steps.append(row | {"terminal": arrays["terminals"][i + 1]})
+    return [{k: np.asarray(v, np.float32) for k, v in step.items()} for step in steps]
+
+
+@needs_extras
+@pytest.mark.parametrize("env_id", [CUBE, "lift"])
+@pytest.mark.parametrize("length", [1, 5])
+def test_chunks_of_a_file_are_those_of_the_specification(data, env_id, length):
+    module = load("sac_flow_g")
+    args = module.with_presets(module.Args(env_id=env_id, dataset_path=data[env_id]))
+    env = module.make_env(args)
+    steps = raw_steps(env_id, data[env_id], module)
+    sizes = env.observation_space.shape[0], env.action_space.shape[0]
+    buffer = module.ReplayBuffer(len(steps) + 5, *sizes, torch.device("cpu"))
+    buffer.load(module.load_dataset(args, data[env_id], env))
+    check_sampler(buffer, steps, length, 0.9)
+
+
+@pytest.mark.parametrize("online", [0, 3, 20, 50])
+def test_chunks_never_span_the_rings_seam(online):
+    """A ring of 30 with a dataset of 20 and this many online steps: the latest 30 in the order they were made."""
+    module, generator = load("sac_flow_g"), np.random.default_rng(0)
+    steps = []
+    for i in range(20 + online):
+        row = {"obs": [i, 0], "action": generator.uniform(-1, 1, 3), "reward": -generator.random(), "mask": i % 7 != 6}
+        steps.append(row | {"terminal": i % 7 == 6 or i == 19, "next_obs": [i + 1, 0]})
+    steps = [{key: np.asarray(value, np.float32) for key, value in step.items()} for step in steps]
+    buffer = module.ReplayBuffer(30, 2, 3, torch.device("cpu"))
+    buffer.load({key: np.stack([step[key] for step in steps[:20]]) for key in buffer.widths})
+    for step in steps[20:]:
+        assert buffer.add(**step)
+    check_sampler(buffer, steps[-30:], 4, 0.8)
+    # What a checkpoint stores and puts back.
+    other = module.ReplayBuffer(30, 2, 3, torch.device("cpu"))
+    other.load({key: np.stack([step[key] for step in steps[:20]]) for key in buffer.widths})
+    other.write(online, buffer.read(max(0, online - 30)))
+    assert torch.equal(other.rows[: min(20 + online, 30)], buffer.rows[: min(20 + online, 30)])
+
+
+# Flow matching and losses.
+def matched_flow(module, squash):
+    """A flow policy after flow matching alone on 30 % of .76 and 70 % of -1, and samples of it without noise, by 16
+    steps: with 4, Euler's error moves a tenth of the mass from one mode to the other."""
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(1)
+    flow_t = module.__name__ == "o2o_sac_flow_t"
+    size = {"d_model": 32, "n_layers": 1} if flow_t else {"hidden_dim": 64}
+    actor = module.Actor(2, 1, module.Args(squash=squash, sampling_steps=16, horizon_length=1, **size))
+    optimizer, steps = torch.optim.Adam(actor.parameters()), 1000
+    for i in range(steps):
+        optimizer.param_groups[0]["lr"] = 4e-3 * (1 - i / steps)
+        action = torch.where(torch.rand(256, 1, generator=generator) < 0.3, 0.76, -1.0)
+        batch = {"obs": torch.ones(256, 2), "action": action, "valid": torch.ones(256, 1)}
+        x_0, t = torch.randn(256, 1, generator=generator), torch.rand(256, 1, generator=generator)
+        optimizer.zero_grad()
+        module.flow_loss(actor, batch, x_0, t).backward()
+        optimizer.step()
+    with torch.no_grad():
+        return actor.act(torch.ones(4000, 2), torch.randn(17, 4000, 1, generator=generator), True).squeeze(1)
+
+
+@pytest.mark.parametrize(("name", "squash"), [(name, "tanh") for name in FLOW_SCRIPTS] + [("sac_flow_naive", "clip")])
+def test_both_modes_come_out_of_the_squashed_policy(name, squash):
+    """In the right shares and places, a saturated one among them."""
+    actions = matched_flow(load(name), squash)
+    high, low = actions[actions > 0], actions[actions <= 0]
+    assert len(high) / len(actions) == pytest.approx(0.3, abs=0.06)
+    assert high.median().item() == pytest.approx(0.76, abs=0.04) and (high - 0.76).abs().quantile(0.75) < 0.15
+    assert low.median().item() < -0.97 and (low + 1).quantile(0.8) < 0.1
+
+
+def test_raw_targets_in_front_of_tanh_miss_the_modes(monkeypatch):
+    """The released code's mismatch, which the test above is there to catch: .76 comes out as tanh(.76) = .64."""
+    module = load("sac_flow_naive")
+    monkeypatch.setattr(module.Actor, "unsquash", lambda self, action: action)
+    actions = matched_flow(module, "tanh")
+    assert actions[actions > 0].median().item() == pytest.approx(np.tanh(0.76), abs=0.03)
+    assert actions[actions <= 0].median().item() > -0.85
+
+
+def test_log_det_is_that_of_the_squashing(flow):
+    actor = flow.Actor(3, 4, flow.Args(squash="tanh")).double()
+    x = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
+    slope = torch.autograd.grad(actor.squash(x).sum(), x)[0]
+    assert torch.allclose(actor.log_det(x), slope.log().sum(1))
+    inside = actor.squash(x).detach().clamp(-0.99, 0.99)
+    assert torch.allclose(actor.squash(actor.unsquash(inside)), inside)
+    clipped = flow.Actor(3, 4, flow.Args(squash="clip"))
+    assert (clipped.log_det(10 * x) == 0).all() and clipped.squash(10 * x).abs().max() <= 1
+
+
+def test_sigma_is_the_noise_of_a_step(flow):
+    """One step of K = 4 scatters by sigma / 2, whatever the networks."""
+    actor = flow.Actor(3, 2, flow.Args(sigma=0.3))
+    obs, noise = torch.randn(5, 3).repeat(2, 1), torch.zeros(5, 10, 2)
+    noise[1, 5:] = 1.0
+    path = actor.rollout(obs, noise)[0]
+    assert torch.allclose(path[1][5:] - path[1][:5], torch.full((5, 2), 0.15), atol=1e-5)
+
+
+def make_batch(size=12, length=3, actions=2):
+    generator = torch.Generator().manual_seed(0)
+    batch = {name: torch.randn(size, 4, generator=generator) for name in ("obs", "next_obs")}
+    batch["action"] = torch.rand(size, length * actions, generator=generator) * 2 - 1
+    batch["reward"] = torch.randn(size, generator=generator)
+    batch["mask"] = (torch.arange(size) % 3 > 0).float()
+    lengths = torch.arange(size)[:, None] % 3 + 1
+    return batch | {"valid": (torch.arange(length) < lengths).float()}
+
+
+def test_critic_target_is_that_of_the_specification(flow):
+    batch, module = make_batch(), flow
+    actor = module.Actor(4, 6, module.Args())
+    critic, target = module.Critic(4, 6, 16), module.Critic(4, 6, 16)
+    noise = actor.draw_noise(12, torch.Generator().manual_seed(1))
+    loss, q_mean = module.critic_loss(critic, target, module.frozen_view(actor), batch, noise, 0.3, -2.0, 0.9**3)
+    loss.backward()
+    with torch.no_grad():
+        path, _ = actor.rollout(batch["next_obs"], noise)
+        action = torch.tanh(path[-1])
+        log_prob = -torch.log(1 - action.double() ** 2).sum(1)
+        value = target(batch["next_obs"], action).mean(0) - 0.3 * (log_prob - 2.0)
+        y = batch["reward"] + 0.9**3 * batch["mask"] * value
+        q = critic(batch["obs"], batch["action"])
+        expected = sum(batch["valid"][i, 2] * (q[j, i] - y[i]) ** 2 for i in range(12) for j in range(2)) / 24
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4) and q_mean.item() == pytest.approx(q.mean().item())
+    assert all(p.grad is None for part in (actor, target) for p in part.parameters())
+    assert sum(p.numel() for p in critic.parameters()) == 2 * (10 * 16 + 3 * 16 * 16 + 4 * 3 * 16 + 16 + 1)
+
+
+def test_proximity_and_flow_matching_leave_out_invalid_steps(flow):
+    """Actions behind an episode's end change neither; those before it do."""
+    module, batch = flow, make_batch()
+    actor, critic = module.Actor(4, 6, module.Args()), module.Critic(4, 6, 16)
+    noise, t = actor.draw_noise(12, torch.Generator().manual_seed(1)), torch.full((12, 1), 0.3)
+    changed = dict(batch)
+    steps = batch["valid"].repeat_interleave(2, dim=1)
+    for part, same in ((1 - steps, True), (steps, False)):
+        changed["action"] = batch["action"] * (1 - 0.5 * part)
+        # At t = 0 the velocity network does not see the data.
+        losses = [module.flow_loss(actor, b, noise[0], 0 * t).item() for b in (batch, changed)]
+        losses += [module.actor_loss(actor, critic, b, noise, 0.1, 7.0)[2].item() for b in (batch, changed)]
+        assert (losses[0] == pytest.approx(losses[1])) == (losses[2] == pytest.approx(losses[3])) == same
+    loss, log_prob, distance = module.actor_loss(actor, critic, batch, noise, 0.1, 7.0)
+    action, log_probs = actor(batch["obs"], noise)
+    expected = (0.1 * log_probs - critic(batch["obs"], action).mean(0)).mean() + 7 * distance
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert distance.item() == pytest.approx(((action - batch["action"]) ** 2 * steps).mean().item(), rel=1e-5)
+
+
+def test_fql_losses(monkeypatch):
+    """Distillation moves the one-step policy alone, flow matching the flow alone; Q gets no gradient, mu does."""
+    module, batch = load("qc_fql"), make_batch()
+    actor, critic = module.Actor(4, 6, module.Args(policy_hidden_dim=16)), module.Critic(4, 6, 16)
+    views = module.frozen_view(actor), module.frozen_view(critic)
+    z, x_0 = torch.randn(2, 12, 6)
+    loss, flow, distance = module.actor_loss(actor, *views, batch, x_0, torch.rand(12, 1), z, 3.0)
+    loss.backward()
+    assert all(p.grad is None for p in critic.parameters()) and all(p.grad is not None for p in actor.parameters())
+    gradients = [p.grad.clone() for p in actor.one_step.parameters()]
+    actor.zero_grad()
+    action = actor.one_step(torch.cat([batch["obs"], z], dim=1))
+    x = z.clone()
+    with torch.no_grad():
+        for k in range(10):
+            x += actor.flow(torch.cat([batch["obs"], x, torch.full((12, 1), k / 10)], dim=1)) / 10
+    expected = 3 * ((action - x.clamp(-1, 1)) ** 2).mean() - critic(batch["obs"], action.clamp(-1, 1)).mean()
+    expected.backward()
+    assert (loss - flow).item() == pytest.approx(expected.item(), rel=1e-5) and distance.item() > 0
+    for mine, parameter in zip(gradients, actor.one_step.parameters(), strict=True):
+        assert torch.allclose(mine, parameter.grad, atol=1e-6)
+
+
+def make_reinflow_actor(module):
+    ranges = torch.tensor([[-2.0] * 4, [3.0] * 4]), torch.tensor([[-1.0] * 6, [0.5] * 6])
+    return module.Actor(*ranges, module.Args(hidden_dim=16, critic_hidden_dim=16))
+
+
+def test_reinflow_density_is_that_of_its_samples():
+    """Recomputed from the stored chain, it is the Gaussian density of the noise that was drawn: a ratio of 1."""
+    module = load("reinflow")
+    actor = make_reinflow_actor(module)
+    obs, noise = torch.randn(50, 4), actor.draw_noise(50, torch.Generator().manual_seed(0)).clamp(-3, 3)
+    with torch.no_grad():
+        chain = actor.sample(obs, noise)
+        log_prob, entropy = actor.log_prob(obs, chain)
+        std = actor.std(actor.normalize(obs))
+    normal = torch.distributions.Normal(torch.zeros(()), torch.ones(()))
+    expected = normal.log_prob(noise).sum((0, 2)) - 4 * std.log().sum(1)
+    assert torch.allclose(log_prob, (expected / 5 / 6).clamp(-1, 1), atol=1e-4)
+    assert entropy.item() == pytest.approx((normal.entropy() + std.log()).mean().item(), rel=1e-5)
+    assert std.min() >= 0.08 and std.max() <= 0.14 and chain.shape == (5, 50, 6)
+    actions = actor.to_env(chain[-1])
+    assert actions.min() >= -1 and actions.max() <= 0.5  # in the data's range
+    assert torch.allclose(actor.to_env(actor.normalize_action(actions)), actions, atol=1e-5)
+    assert torch.equal(
+        actor.sample(obs, noise, True)[1:], actor.sample(obs, noise * torch.eye(5)[0][:, None, None], True)[1:]
+    )
+
+
+def test_advantages_against_the_definition():
+    """Sums of discounted errors up to the episode's end; a truncation bootstraps, a termination does not."""
+    module, generator = load("reinflow"), np.random.default_rng(0)
+    reward, value, next_value = generator.normal(size=(3, 9, 2))
+    terminated, ended = np.zeros((2, 9, 2))
+    terminated[3, 0] = ended[3, 0] = ended[5, 1] = 1
+    tensors = (torch.as_tensor(x) for x in (reward, value, next_value, terminated, ended))
+    made = module.advantages(*tensors, 0.9, 0.8)
+    for i in range(9):
+        for j in range(2):
+            expected, factor = 0.0, 1.0
+            for k in range(i, 9):
+                bootstrap = 0.9 * next_value[k, j] * (1 - terminated[k, j])
+                expected += factor * (reward[k, j] + bootstrap - value[k, j])
+                factor *= 0.9 * 0.8
+                if ended[k, j]:
+                    break
+            assert made[i, j].item() == pytest.approx(expected)
+
+
+# Environments.
+def robosuite_stub(folder, env_id):
+    """A file that has what an environment is built from, and no more."""
+    import h5py
+
+    module, path = load("make_dataset"), str(folder / f"{env_id}.hdf5")
+    with h5py.File(path, "w") as file:
+        file.create_group("data").attrs["env_args"] = json.dumps(module.env_args(env_id))
+    return path
+
+
+@needs_extras
+@pytest.mark.parametrize("env_id", [CUBE, "scene-play-singletask-task2-v0", "lift", "can", "square"])
+def test_episodes_are_functions_of_seed_and_actions(env_id, tmp_path):
+    """Whatever came before, and in another environment: exact resuming rests on it."""
+    module = load("sac_flow_g")
+    path = robosuite_stub(tmp_path, env_id) if env_id in module.ROBOMIMIC else None
+    args = module.with_presets(module.Args(env_id=env_id, dataset_path=path))
+    env, other = module.make_env(args), module.make_env(args)
+    sizes = {CUBE: (28, 5), "lift": (19, 7), "can": (23, 7), "square": (23, 7)}.get(env_id, (40, 5))
+    assert (env.observation_space.shape[0], env.action_space.shape[0]) == sizes
+    actions = np.random.default_rng(0).uniform(-1, 1, (12, sizes[1]))
+
+    def run(env, seed):
+        return np.array([module.reset(env, seed), *(env.step(action)[0] for action in actions)])
+
+    first, between, again, elsewhere = run(env, 3), run(env, 4), run(env, 3), run(other, 3)
+    assert np.array_equal(first, again) and np.array_equal(first, elsewhere)
+    assert not np.array_equal(first[0], between[0]) and not np.array_equal(first[0], first[-1])
+    env.close(), other.close()
+
+
+@needs_extras
+def test_time_limit_and_rewards(data):
+    module = load("sac_flow_g")
+    for env_id in (CUBE, "lift"):
+        args = module.with_presets(module.Args(env_id=env_id, dataset_path=data[env_id], step_limit=4))
+        env = module.make_env(args)
+        module.reset(env, 0)
+        steps = [env.step(np.zeros(env.action_space.shape))[1:4] for _ in range(4)]
+        assert steps == [(-1.0, False, False)] * 3 + [(-1.0, False, True)]
+
+
+def test_presets_are_the_papers():
+    module, baseline = load("sac_flow_t"), load("qc_fql")
+    for env_id, beta, sparse, limit in (
+        ("cube-double-play-singletask-v0", (300, 300), False, 500),
+        ("cube-triple-play-singletask-task4-v0", (100, 100), False, 1000),
+        ("scene-play-singletask-task1-v0", (300, 300), True, 750),
+        ("can", (10_000, 1000), False, 500),
+    ):
+        args = module.with_presets(module.Args(env_id=env_id))
+        assert ((args.beta_offline, args.beta_online), args.sparse, args.step_limit) == (beta, sparse, limit)
+        assert baseline.with_presets(baseline.Args(env_id=env_id)).distill == beta[0]
+    args = module.with_presets(module.Args(env_id="can", beta_online=3.0, step_limit=7, sparse=True))
+    assert (args.beta_offline, args.beta_online, args.step_limit, args.sparse) == (10_000, 3.0, 7, True)
+
+
+# Bad input.
+def changed_npz(folder, source, **changes):
+    """A copy of an OGBench file, and of its validation file, with arrays replaced, or dropped for None."""
+    with np.load(source) as arrays:
+        made = dict(arrays)
+    made |= {key: change(made[key]) if callable(change) else change for key, change in changes.items()}
+    np.savez(folder / "changed.npz", **{key: value for key, value in made.items() if value is not None})
+    shutil.copy(source.replace(".npz", "-val.npz"), folder / "changed-val.npz")
+    return str(folder / "changed.npz")
+
+
+def changed_hdf5(folder, source, change):
+    import h5py
+
+    path = shutil.copy(source, folder / "changed.hdf5")
+    with h5py.File(path, "r+") as file:
+        change(file)
+    return str(path)
+
+
+def with_nan(array):
+    array = array.copy()
+    array[len(array) // 2] = np.nan
+    return array
+
+
+def edit_env_args(**changes):
+    def change(file):
+        env_args = json.loads(file["data"].attrs["env_args"])
+        env_args["env_kwargs"]["controller_configs"]["body_parts"]["right"] |= changes
+        file["data"].attrs["env_args"] = json.dumps(env_args)
+
+    return change
+
+
+def nan_obs(file):
+    file["data/demo_1/obs/object"][3] = np.nan
+
+
+def drop_obs(file):
+    del file["data/demo_1/next_obs/object"]
+
+
+def lift_of(data, folder):
+    return {"env_id": "lift", "dataset_path": data["lift"]}
+
+
+def no_val(data, folder):
+    path = changed_npz(folder, data[CUBE])
+    os.remove(path.replace(".npz", "-val.npz"))
+    return path
+
+
+def damaged(data, folder):
+    path = changed_npz(folder, data[CUBE])
+    with open(path, "r+b") as file:
+        file.truncate(3000)
+    return path
+
+
+BAD = {
+    "another size of observation": (
+        lambda d, f: {"env_id": "cube-double-play-singletask-task1-v0", "dataset_path": d[CUBE]},
+        "--dataset-path .*observations of size",
+    ),
+    "another size of action": (
+        lambda d, f: {"dataset_path": changed_npz(f, d[CUBE], actions=lambda a: a[:, :4])},
+        "--dataset-path .*actions of size",
+    ),
+    "missing arrays": (
+        lambda d, f: {"dataset_path": changed_npz(f, d[CUBE], qpos=None)},
+        "--dataset-path .*without qpos",
+    ),
+    "no validation file": (lambda d, f: {"dataset_path": no_val(d, f)}, "--dataset-path .*-val.npz is absent"),
+    "damaged archive": (lambda d, f: {"dataset_path": damaged(d, f)}, "--dataset-path .*not readable"),
+    "open end": (
+        lambda d, f: {"dataset_path": changed_npz(f, d[CUBE], terminals=lambda t: t & False)},
+        "--dataset-path .*ends no episode",
+    ),
+    "NaN": (
+        lambda d, f: {"dataset_path": changed_npz(f, d[CUBE], observations=with_nan)},
+        "--dataset-path .*obs.* not finite",
+    ),
+    "actions beyond 1": (
+        lambda d, f: {"dataset_path": changed_npz(f, d[CUBE], actions=lambda a: 3 * a)},
+        "--dataset-path .*beyond 1",
+    ),
+    "npz for a robosuite task": (lambda d, f: {"env_id": "lift", "dataset_path": d[CUBE]}, "--dataset-path .*hdf5"),
+    "hdf5 for an OGBench task": (lambda d, f: {"dataset_path": d["lift"]}, "--dataset-path .*npz"),
+    "demonstrations of another task": (
+        lambda d, f: {"env_id": "can", "dataset_path": d["lift"]},
+        "--dataset-path .*of Lift, not of PickPlaceCan",
+    ),
+    "another controller": (
+        lambda d, f: lift_of(d, f) | {"dataset_path": changed_hdf5(f, d["lift"], edit_env_args(type="JOINT_VELOCITY"))},
+        "--dataset-path .*controller JOINT_VELOCITY",
+    ),
+    "absolute targets": (
+        lambda d, f: lift_of(d, f) | {"dataset_path": changed_hdf5(f, d["lift"], edit_env_args(input_type="absolute"))},
+        "--dataset-path .*controller OSC_POSE absolute",
+    ),
+    "NaN in a demonstration": (
+        lambda d, f: lift_of(d, f) | {"dataset_path": changed_hdf5(f, d["lift"], nan_obs)},
+        "--dataset-path .*obs not finite",
+    ),
+    "missing observations": (
+        lambda d, f: lift_of(d, f) | {"dataset_path": changed_hdf5(f, d["lift"], drop_obs)},
+        "--dataset-path .*demo_1 without next_obs/object",
+    ),
+    "steps out of order": (
+        lambda d, f: {"env_id": "lift", "dataset_path": robomimic_file(f / "l.hdf5", d["lift"], [9, 9], reverse=1)},
+        "--dataset-path .*demo_1 are out of order",
+    ),
+    "no such file": (lambda d, f: {"dataset_path": "nowhere.npz"}, "--dataset-path nowhere.npz .*make_dataset.py"),
+    "no path": (lambda d, f: {"env_id": "lift"}, "--dataset-path: none given.*robomimic.*make_dataset.py"),
+    "chunks of no action": (lambda d, f: {"dataset_path": d[CUBE], "horizon_length": 0}, "--horizon-length 0: .*1 to"),
+    "chunks longer than the data": (
+        lambda d, f: {"dataset_path": d[CUBE], "horizon_length": 5000},
+        "--dataset-path .*--horizon-length",
+    ),
+    "unknown task": (lambda d, f: {"dataset_path": d[CUBE], "env_id": "cube-nine-v0"}, "--env-id cube-nine-v0: .*can"),
+    "negative seed": (lambda d, f: {"dataset_path": d[CUBE], "seed": -1}, "--seed -1"),
+    "nothing to do": (
+        lambda d, f: {"dataset_path": d[CUBE], "offline_steps": 0, "total_timesteps": 0},
+        "--total-timesteps 0",
+    ),
+}
+BAD_CASES = [("sac_flow_g", case) for case in BAD]
+BAD_CASES += [(name, case) for name in SCRIPTS[1:] for case in ("no validation file", "NaN", "chunks of no action")]
+
+
+@pytest.mark.parametrize(("name", "case"), BAD_CASES)
+def test_bad_input_is_refused_in_one_line(name, case, data, tmp_path, capsys, monkeypatch):
+    module, (flags, message) = load(name), BAD[case]
+    monkeypatch.setenv("HOME", str(tmp_path))  # no official data there
+    monkeypatch.chdir(tmp_path)
+    flags = flags(data, tmp_path)
+    before = sorted(os.listdir(tmp_path))
+    with pytest.raises(SystemExit) as stop:
+        module.main(module.Args(**small(name) | flags))
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    assert stop.value.code == 2 and len(lines) == 1, lines
+    import re
+
+    assert re.search(rf"^error: {message}", lines[0]), lines[0]
+    assert sorted(os.listdir(tmp_path)) == before  # nothing half-written
+
+
+@pytest.mark.parametrize(("name", "env_id"), [("ogbench", CUBE), ("robosuite", "lift"), ("h5py", "lift")])
+def test_missing_packages_are_named(name, env_id, tmp_path, capsys, monkeypatch, request):
+    module = load("sac_flow_g")
+    paths = {CUBE: str(tmp_path / "x.npz"), "lift": str(tmp_path / "x.hdf5")}
+    for path in (paths[CUBE], paths[CUBE].replace(".npz", "-val.npz"), paths["lift"]):
+        open(path, "w").close()
+    if name == "robosuite":
+        paths = request.getfixturevalue("data")
+    for package in (name, *(loaded for loaded in sys.modules if loaded.startswith(f"{name}."))):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(SystemExit) as stop:
+        module.main(module.Args(**small(env_id=env_id, dataset_path=paths[env_id])))
+    assert stop.value.code == 2 and "pip install" in capsys.readouterr().err
+
+
+@needs_extras
+def test_data_without_success_are_a_warning(data, tmp_path, capsys):
+    module = load("sac_flow_g")
+    path = changed_npz(tmp_path, data[CUBE], qpos=lambda qpos: qpos + 1)
+    flags = small(dataset_path=path, run_dir=str(tmp_path), offline_steps=2, total_timesteps=0, eval_frequency=0)
+    module.main(module.Args(**flags))
+    assert "warning: " in (error := capsys.readouterr().err) and "no success" in error
+
+
+# Runs.
+TAGS = {"charts/SPS", "charts/episodic_return", "charts/episodic_length", "charts/success"}
+TAGS |= {"eval/success", "eval/episodic_return", "eval/episodic_length"}
+OFF_POLICY = {"losses/qf_loss", "losses/qf_values", "losses/flow_loss", "losses/actor_loss"}
+FLOW_TAGS = OFF_POLICY | {"losses/proximity", "losses/alpha", "losses/alpha_loss", "policy/log_prob"}
+FLOW_TAGS |= {f"gradients/step_{k}" for k in range(5)}
+OWN_TAGS = dict.fromkeys(FLOW_SCRIPTS, FLOW_TAGS) | {"qc_fql": OFF_POLICY | {"losses/distillation", "policy/std"}}
+OWN_TAGS["reinflow"] = {"losses/flow_loss", "losses/value_loss", "losses/actor_loss", "losses/approx_kl"}
+OWN_TAGS["reinflow"] |= {"losses/clip_fraction", "policy/entropy"}
+
+
+@needs_extras
+@pytest.mark.parametrize("env_id", [CUBE, "lift"])
+def test_short_run_of_every_script(script, data, tmp_path, env_id, capsys):
+    """Pretraining, evaluation after it, episodes online, evaluation at the end; exactly the documented tags."""
+    name = script.__name__.removeprefix("o2o_")
+    flags = small(name, env_id=env_id, dataset_path=data[env_id], run_dir=str(tmp_path), save_model=True)
+    path = script.main(script.Args(**flags | ({"pretrain": "joint"} if name == "sac_flow_naive" else {})))
+    seen, last = scalars(path), 24 + flags["total_timesteps"]
+    assert set(seen) == TAGS | OWN_TAGS[name]
+    evaluated = [step for step, _ in seen["eval/success"]]
+    assert evaluated[-1] == last and 24 in evaluated and (20 in evaluated)
+    assert all(step > 24 for step, _ in seen["charts/episodic_return"])
+    assert {length for _, length in seen["charts/episodic_length"]} <= set(range(1, 14))
+    assert all(np.isfinite(value) for events in seen.values() for _, value in events)
+    assert {"checkpoint.pt", "model.pt"} <= set(os.listdir(path))
+    if name != "reinflow":  # a ring that the dataset fills, as large as it needs to be
+        rows = {CUBE: 180, "lift": len(raw_steps("lift", data["lift"], script))}[env_id]
+        assert f"replay buffer: {rows + 1} steps" in capsys.readouterr().out
+
+
+def same_state(one, other):
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one.keys() - {"args", "segments"}:
+            same_state(one[key], other[key])
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other)
+        for mine, theirs in zip(one, other, strict=True):
+            same_state(mine, theirs)
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    else:
+        assert one == other or one != one
+
+
+RESUMED = [(name, CUBE, stop) for name in SCRIPTS for stop in (9, 42)]
+RESUMED += [(name, "lift", 42) for name in ("sac_flow_g", "reinflow")]
+
+
+@needs_extras
+@pytest.mark.parametrize(("name", "env_id", "stop"), RESUMED)
+def test_interrupted_run_goes_on_exactly(name, data, tmp_path, monkeypatch, stop, env_id):
+    """SIGTERM while pretraining, or online in the middle of a chunk and an episode: then --resume, to the same
+    networks, optimizers, generator, counters and logged numbers as a run without interruption."""
+    script = load(name)
+    flags = small(name, env_id=env_id, dataset_path=data[env_id], run_dir=str(tmp_path / "whole"))
+    whole = script.main(script.Args(**flags))
+    updates, plain = [], script.ReplayBuffer.sample
+
+    def sample(*args):
+        updates.append(1)
+        if len(updates) == stop:
+            script.STOP.append(signal.SIGTERM)
+        return plain(*args)
+
+    if name == "reinflow" and stop > 24:  # during the second iteration
+        monkeypatch.setattr(script, "advantages", lambda *a, f=script.advantages: script.STOP.append(15) or f(*a))
+    monkeypatch.setattr(script.ReplayBuffer, "sample", sample)
+    with pytest.raises(SystemExit) as ended:
+        script.main(script.Args(**flags | {"run_dir": str(tmp_path / "part")}))
+    assert ended.value.code == 128 + signal.SIGTERM
+    monkeypatch.undo()
+    script.STOP.clear()
+    (part,) = (tmp_path / "part").iterdir()
+    assert script.main(script.read_args(["--resume", str(part)])) == str(part)
+    same_state(*(script.load_checkpoint(str(path)) for path in (whole, part)))
+    one, other = (scalars(path) for path in (whole, part))
+    assert one.pop("charts/SPS") and other.pop("charts/SPS")
+    assert one == other
+    # Evaluation alone.
+    script.main(script.read_args(["--resume", str(part), "--eval-only"]))
+
+
+@needs_extras
+def test_resuming_needs_the_same_data(data, tmp_path, capsys):
+    module = load("sac_flow_g")
+    path = changed_npz(tmp_path, data[CUBE])
+    run = module.main(module.Args(**small(dataset_path=path, run_dir=str(tmp_path / "runs"), eval_frequency=0)))
+    changed_npz(tmp_path, data[CUBE], actions=lambda a: 0.5 * a)
+    with pytest.raises(SystemExit) as stop:
+        module.main(module.read_args(["--resume", run, "--total-timesteps", "40"]))
+    assert stop.value.code == 2 and "have changed" in capsys.readouterr().err
+
+
+@needs_extras
+def test_shards_take_turns_and_the_last_stays(tmp_path, monkeypatch):
+    """A folder of two shards, changed every 5 updates; what is trained on online is the last one loaded."""
+    maker, module = load("make_dataset"), load("sac_flow_g")
+    monkeypatch.setattr(maker, "LENGTH", 21)
+    folder = tmp_path / "shards"
+    maker.main(maker.Args(env_id=CUBE, path=str(folder), episodes=13, episodes_per_file=10))
+    assert len(os.listdir(folder)) == 4
+    loaded, sizes = [], []
+    plain, sample = module.ReplayBuffer.load, module.ReplayBuffer.sample
+    monkeypatch.setattr(module.ReplayBuffer, "load", lambda self, data: loaded.append(self) or plain(self, data))
+
+    def spy(self, *args):
+        sizes.append(self.offline)
+        if len(sizes) == stop:
+            module.STOP.append(signal.SIGTERM)
+        return sample(self, *args)
+
+    monkeypatch.setattr(module.ReplayBuffer, "sample", spy)
+    flags = {"dataset_path": str(folder), "run_dir": str(tmp_path / "runs"), "shard_steps": 5, "log_frequency": 1000}
+    for stop in (0, 10, 12):  # not at all, at the end of a shard, and within one
+        sizes.clear()
+        try:
+            module.main(module.Args(**small(offline_steps=18, eval_frequency=0, seed=stop, **flags)))
+        except SystemExit:
+            module.STOP.clear()
+            (run,) = (tmp_path / "runs").glob(f"*__{stop}__*")
+            module.main(module.read_args(["--resume", str(run)]))
+        assert sizes[:18] == [200] * 5 + [60] * 5 + [200] * 5 + [60] * 3 and set(sizes[18:]) == {60}, stop
+        assert len(loaded[-1].rows) == 211 and loaded[-1].count == 33  # room for the largest, whichever comes first
+
+
+@needs_extras
+def test_alpha_moves_against_the_entropys_distance(data, tmp_path):
+    module = load("sac_flow_g")
+    for target, sign in ((50.0, 1), (-500.0, -1)):
+        flags = small(dataset_path=data[CUBE], run_dir=str(tmp_path / str(target)), eval_frequency=0, pretrain="joint")
+        alphas = [v for _, v in scalars(module.main(module.Args(**flags, target_entropy=target)))["losses/alpha"]]
+        assert (np.diff([0.2, *alphas]) * sign >= 0).all() and abs(alphas[-1] - 0.2) > 1e-3

@@ -60,6 +60,7 @@ class Args:
     learning_rate: float = 3e-4  # Adam step size of all networks
     tau: float = 0.005  # target smoothing per update
     critic_hidden_dim: int = 512  # width of the critics' four hidden layers
+    normalize_obs: bool = False  # observations to mean 0 and deviation 1 over the dataset (a folder's first shard)
     sparse: bool | None = None  # OGBench reward -1 until all is right, not the number of wrong items; default by task
     step_limit: int | None = None  # environment steps after which an episode is truncated; default by task
     success_timing: Literal["pre", "post"] = "pre"  # OGBench reward and success of s (as in the data), or of s'
@@ -447,15 +448,34 @@ def gelu_mlp(sizes: list[int], norm: bool) -> nn.Sequential:
     return nn.Sequential(*layers[: -1 - norm])
 
 
+class Standardize(nn.Module):
+    """(x - mean) / deviation of the dataset once fitted, before that the identity."""
+
+    def __init__(self, n: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(n))
+        self.register_buffer("std", torch.ones(n))
+
+    def fit(self, x: torch.Tensor):
+        """x (N, n). In place, so that frozen views follow; what does not vary is only centred."""
+        std, mean = torch.std_mean(x, dim=0)
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(std > 1e-4, std, 1.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x - self.mean) / self.std
+
+
 class Critic(nn.Module):
     """Two Q-functions: obs (B, n), chunk (B, d) -> (2, B), in units of return."""
 
     def __init__(self, obs_dim: int, action_dim: int, hidden: int):
         super().__init__()
+        self.norm = Standardize(obs_dim)
         self.heads = nn.ModuleList(gelu_mlp([obs_dim + action_dim, *[hidden] * 4, 1], norm=True) for _ in range(2))
 
     def forward(self, obs: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-        x = torch.cat([obs, action], dim=1)
+        x = torch.cat([self.norm(obs), action], dim=1)
         return torch.cat([head(x).T for head in self.heads])
 
 
@@ -466,12 +486,13 @@ class Actor(nn.Module):
     def __init__(self, obs_dim: int, action_dim: int, args: Args):
         super().__init__()
         self.action_dim, self.flow_steps, hidden = action_dim, args.flow_steps, [args.policy_hidden_dim] * 4
+        self.norm = Standardize(obs_dim)
         self.flow = gelu_mlp([obs_dim + action_dim + 1, *hidden, action_dim], norm=False)
         self.one_step = gelu_mlp([obs_dim + action_dim, *hidden, action_dim], norm=False)
 
     def velocity(self, obs: torch.Tensor, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """obs (B, n), x (B, d), t (B, 1) in [0, 1] -> v (B, d)."""
-        return self.flow(torch.cat([obs, x, t], dim=1))
+        return self.flow(torch.cat([self.norm(obs), x, t], dim=1))
 
     def imitate(self, obs: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         """The chunk (B, d) that the flow carries z to, by Euler steps."""
@@ -482,7 +503,7 @@ class Actor(nn.Module):
 
     def forward(self, obs: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         """The one-step policy's chunk (B, d), not clipped: distillation sees what lies beyond the bounds."""
-        return self.one_step(torch.cat([obs, z], dim=1))
+        return self.one_step(torch.cat([self.norm(obs), z], dim=1))
 
 
 # sync: frozen-view
@@ -762,6 +783,8 @@ def main(args: Args) -> str:
 
     parts = {"actor": actor}
     # sync: o2o-loop
+    for part in (actor, critic, target_critic) if args.normalize_obs and not args.resume else ():
+        part.norm.fit(buffer.dataset("obs"))
     # A checkpoint is these parts, the generator, the episode's actions, the counters and the online steps.
     parts |= {"critic": critic, "target_critic": target_critic}
     parts |= {"actor_optimizer": actor_optimizer, "critic_optimizer": critic_optimizer}

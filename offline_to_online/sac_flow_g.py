@@ -63,6 +63,7 @@ class Args:
     learning_rate: float = 3e-4  # Adam step size of all networks
     tau: float = 0.005  # target smoothing per update
     critic_hidden_dim: int = 512  # width of the critics' four hidden layers
+    normalize_obs: bool = False  # observations to mean 0 and deviation 1 over the dataset (a folder's first shard)
     sparse: bool | None = None  # OGBench reward -1 until all is right, not the number of wrong items; default by task
     step_limit: int | None = None  # environment steps after which an episode is truncated; default by task
     success_timing: Literal["pre", "post"] = "pre"  # OGBench reward and success of s (as in the data), or of s'
@@ -472,15 +473,34 @@ def gelu_mlp(sizes: list[int], norm: bool) -> nn.Sequential:
     return nn.Sequential(*layers[: -1 - norm])
 
 
+class Standardize(nn.Module):
+    """(x - mean) / deviation of the dataset once fitted, before that the identity."""
+
+    def __init__(self, n: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(n))
+        self.register_buffer("std", torch.ones(n))
+
+    def fit(self, x: torch.Tensor):
+        """x (N, n). In place, so that frozen views follow; what does not vary is only centred."""
+        std, mean = torch.std_mean(x, dim=0)
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(std > 1e-4, std, 1.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x - self.mean) / self.std
+
+
 class Critic(nn.Module):
     """Two Q-functions: obs (B, n), chunk (B, d) -> (2, B), in units of return."""
 
     def __init__(self, obs_dim: int, action_dim: int, hidden: int):
         super().__init__()
+        self.norm = Standardize(obs_dim)
         self.heads = nn.ModuleList(gelu_mlp([obs_dim + action_dim, *[hidden] * 4, 1], norm=True) for _ in range(2))
 
     def forward(self, obs: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-        x = torch.cat([obs, action], dim=1)
+        x = torch.cat([self.norm(obs), action], dim=1)
         return torch.cat([head(x).T for head in self.heads])
 
 
@@ -547,7 +567,7 @@ class Actor(nn.Module):
         super().__init__()
         self.action_dim, self.K, self.drift_correction = action_dim, args.sampling_steps, args.drift_correction
         self.tanh, self.action_bound = args.squash == "tanh", args.action_bound
-        self.norm = nn.Identity()  # observations are taken as they are
+        self.norm = Standardize(obs_dim)
         self.velocity = Velocity(obs_dim, action_dim, args)
         self.register_buffer("t", torch.arange(self.K).view(-1, 1, 1) / self.K)
 
@@ -907,6 +927,8 @@ def main(args: Args) -> str:
 
     parts = {"actor": actor, "temperature": nn.ParameterList([log_alpha]), "alpha_optimizer": alpha_optimizer}
     # sync: o2o-loop
+    for part in (actor, critic, target_critic) if args.normalize_obs and not args.resume else ():
+        part.norm.fit(buffer.dataset("obs"))
     # A checkpoint is these parts, the generator, the episode's actions, the counters and the online steps.
     parts |= {"critic": critic, "target_critic": target_critic}
     parts |= {"actor_optimizer": actor_optimizer, "critic_optimizer": critic_optimizer}

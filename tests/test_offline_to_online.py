@@ -889,3 +889,22 @@ def test_alpha_moves_against_the_entropys_distance(data, tmp_path):
         flags = small(dataset_path=data[CUBE], run_dir=str(tmp_path / str(target)), eval_frequency=0, pretrain="joint")
         alphas = [v for _, v in scalars(module.main(module.Args(**flags, target_entropy=target)))["losses/alpha"]]
         assert (np.diff([0.2, *alphas]) * sign >= 0).all() and abs(alphas[-1] - 0.2) > 1e-3
+
+
+@needs_extras
+@pytest.mark.parametrize("name", ["sac_flow_g", "qc_fql"])
+def test_observations_are_normalised_by_the_dataset(data, tmp_path, name):
+    """All networks alike, kept in the model; a coordinate that does not vary is only centred."""
+    module = load(name)
+    flags = small(name, env_id="lift", dataset_path=data["lift"], run_dir=str(tmp_path), save_model=True)
+    path = module.main(module.Args(**flags | {"normalize_obs": True, "eval_frequency": 0}))
+    state = torch.load(f"{path}/model.pt", weights_only=True)
+    args = module.Args(**state["args"])
+    obs = module.load_dataset(args, data["lift"], module.make_env(args))["obs"]
+    std = obs.std(0, ddof=1)
+    for part in ("actor", "critic", "target_critic"):
+        np.testing.assert_allclose(state[part]["norm.mean"], obs.mean(0), atol=1e-5)
+        np.testing.assert_allclose(state[part]["norm.std"], np.where(std > 1e-4, std, 1), rtol=1e-3)
+    norm = module.Standardize(2)
+    norm.fit(torch.tensor([[1.0, 3.0], [1.0, 5.0]]))
+    assert torch.allclose(norm(torch.tensor([[1.0, 4.0], [2.0, 4.0 + 2**0.5]])), torch.tensor([[0.0, 0.0], [1.0, 1.0]]))

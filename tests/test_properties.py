@@ -156,6 +156,7 @@ def test_density_is_finite_and_right_and_actions_are_in_the_box(name, capsys, fl
             rounding = 64 * 2.2e-16 * (x.abs() + mean.abs()) / log_std.exp()
             expected = Normal(mean, log_std.exp()).log_prob(x).sum(-1)
             slack = (rounding * (1 + noise[0].abs()) + rounding**2).sum(-1)
+        slack = slack + 5e-9 * action.shape[1]  # softplus is the identity from 20 on, where it is off by 2e-9
         expected = expected - (actor.scale.log() - 2 * log_cosh(path[-1])).sum(-1)
         assert ((log_prob - expected).abs() <= 1e-9 * (1 + expected.abs()) + slack).all()
         assert torch.allclose(action, actor.scale * torch.tanh(path[-1]) + actor.bias)

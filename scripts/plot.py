@@ -138,7 +138,7 @@ def load(args: Args) -> pd.DataFrame:
     require(not missing, f"--csv {args.csv}: no column {', '.join(sorted(missing))}; write it with scripts/export.py")
     if args.where:
         try:
-            data = data.query(args.where)
+            data = data[data.eval(args.where).astype(bool)]
         except Exception as error:  # pandas evaluates any expression and passes on whatever that raises
             problem = str(error).splitlines()[0]
         require(problem is None, f"--where {args.where}: {problem}")

@@ -819,7 +819,7 @@ def start_run(args: Args, device: torch.device, step: int) -> tuple[str, Summary
     versions = {module.__name__: module.__version__ for module in (torch, gym, mujoco, np)}
     versions |= {"python": sys.version.split()[0], "git": git.stdout.strip() or "unknown", "device": str(device)}
     writer = SummaryWriter(path, purge_step=step + 1 if step else None)  # readers drop what came after the checkpoint
-    writer.flush()
+    writer.flush()  # makes the file, which EventFile then takes over; private attributes of the pinned tensorboard
     events = writer.file_writer.event_writer
     events._async_writer._writer._writer = EventFile(events._file_name, "ab")
     for title, table in (("hyperparameters", asdict(args)), ("versions", versions)):

@@ -135,6 +135,16 @@ def train(script: str, flags: list[str], window: int, windows: int) -> dict:
     return {"ms_per_step": ms, "compile_s": first - 2 * window * ms / 1e3, "peak_gib": gib}
 
 
+def append(path: Path, row: dict):
+    """Each row at once, so that an interrupted run keeps what it measured."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        if file.tell() == 0:
+            writer.writeheader()
+        writer.writerow({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()})
+
+
 def main(args: Args):
     if args.small and args.env_ids == Args.env_ids:
         args.env_ids = ("HalfCheetah-v4",)
@@ -169,15 +179,9 @@ def main(args: Args):
                 row["gflop"] = flops_per_step(module, parsed, env_id) / 1e9
             row["floor_ms"] = row["gflop"] * 1e12 / rate
             rows.append(base | row | {"share": row["floor_ms"] / row["ms_per_step"]})
+            append(args.csv, rows[-1])
             print(f"{env_id} {script} {variant}: {row['ms_per_step']:.1f} ms/step", file=sys.stderr)
 
-    new = not args.csv.exists()
-    args.csv.parent.mkdir(parents=True, exist_ok=True)
-    with open(args.csv, "a", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        if new:
-            writer.writeheader()
-        writer.writerows([{k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows])
     print(f"\n{hardware}, torch {torch.__version__}\n")
     print(
         "| task | script | variant | ms/step | steps/s | floor ms | share of floor | acting ms | compile s | peak GiB |"

@@ -451,7 +451,7 @@ def flows(data: pd.DataFrame, figure: str) -> pd.DataFrame:
 
 
 def steps(args: Args, data: pd.DataFrame):
-    data = with_lines(flows(data, "steps"), ["sampling_steps", *args.by])
+    data = with_lines(flows(data, "steps"), list(dict.fromkeys(["sampling_steps", *args.by])))
     metric, values = metrics(args)[0], sorted(data.sampling_steps.unique())
     data = data.assign(panel=data.line.str.replace(r", K = \d+", "", regex=True))
     panels, envs, look = order(data.assign(line=data.panel)), sorted(data.env.unique()), ramp(values)

@@ -70,12 +70,14 @@ run() {
 
 flows="sac_flow_naive.py sac_flow_g.py sac_flow_t.py"
 if [ $size = small ]; then
-    flags=(--critic-hidden-dim 256 --batch-size 256 --learning-starts 5000 --total-timesteps 100000)
+    small=(--critic-hidden-dim 256 --batch-size 256 --learning-starts 5000)
+    flags=("${small[@]}" --total-timesteps 100000)
     all="HalfCheetah-v4 Hopper-v4" few="HalfCheetah-v4" seeds=${seeds:-3}
+    until=" and step <= 60000"
 else
     flags=() # full size is the scripts' default
     all="Hopper-v4 Walker2d-v4 HalfCheetah-v4 Ant-v4 Humanoid-v4 HumanoidStandup-v4" few="HalfCheetah-v4 Walker2d-v4"
-    seeds=${seeds:-5}
+    seeds=${seeds:-5} until=""
 fi
 
 # Trains scripts $1 on environments $2 with the further flags.
@@ -108,9 +110,12 @@ for entry in "${entries[@]}"; do
         ;;
     steps)
         sweep "$flows" "$few"
+        # At small size K = 7 and 10 run for 60k steps, and are compared there.
+        [ $size = full ] || flags=("${small[@]}" --total-timesteps 60000)
         for k in 7 10; do sweep "$flows" "$few" --sampling-steps $k; done
+        [ $size = full ] || flags=("${small[@]}" --total-timesteps 100000)
         list=${envs:-$few}
-        draw "env in ['${list// /\', \'}']" steps
+        draw "env in ['${list// /\', \'}']$until" steps table --by sampling_steps
         ;;
     speed)
         sweep "sac_gaussian.py $flows" "$all"

@@ -173,15 +173,9 @@ class BatchRenorm(nn.Module):
         self.running_var.lerp_(self.batch_var, 1 - self.momentum)
         self.steps += 1
 
-    def affine(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Evaluation mode as x * scale + shift, each (n,)."""
-        scale = self.weight / (self.running_var + self.eps).sqrt()
-        return scale, self.bias - self.running_mean * scale
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training:
-            scale, shift = self.affine()
-            return x * scale + shift
+            return (x - self.running_mean) * (self.weight / (self.running_var + self.eps).sqrt()) + self.bias
         var, mean = torch.var_mean(x, dim=0, correction=0)
         std = (var + self.eps).sqrt()
         with torch.no_grad():  # r and d are constants to the gradient
@@ -209,14 +203,10 @@ class Critic(nn.Module):
             for i, layer in enumerate(layers):
                 # ReLU. Behind frozen weights F.relu saves a boolean mask, whose stores Inductor does not vectorise.
                 x = 0.5 * (x + x.abs()) if i else x
-                weight, bias = layer.weight, layer.bias
-                if self.norms is not None and self.training:
-                    x = self.norms[head][i](x)
-                elif self.norms is not None:  # the running statistics are constants: fold them into the layer
-                    scale, shift = self.norms[head][i].affine()
-                    weight, bias = weight * scale, bias + weight @ shift
+                x = self.norms[head][i](x) if self.norms is not None else x
                 # One output is a weighted sum: as a matrix product its gradient is slow on a CPU.
-                x = F.linear(x, weight, bias).to(x.dtype) if len(bias) > 1 else (x * weight).sum(1) + bias
+                last = i == len(layers) - 1
+                x = (x * layer.weight).sum(1) + layer.bias if last else layer(x).to(x.dtype)
             q.append(x)
         return torch.stack(q)
 

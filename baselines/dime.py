@@ -206,15 +206,9 @@ class BatchRenorm(nn.Module):
         self.running_var.lerp_(self.batch_var, 1 - self.momentum)
         self.steps += 1
 
-    def affine(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Evaluation mode as x * scale + shift, each (n,)."""
-        scale = self.weight / (self.running_var + self.eps).sqrt()
-        return scale, self.bias - self.running_mean * scale
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training:
-            scale, shift = self.affine()
-            return x * scale + shift
+            return (x - self.running_mean) * (self.weight / (self.running_var + self.eps).sqrt()) + self.bias
         var, mean = torch.var_mean(x, dim=0, correction=0)
         std = (var + self.eps).sqrt()
         with torch.no_grad():  # r and d are constants to the gradient

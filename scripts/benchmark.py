@@ -10,7 +10,8 @@ own charts/SPS after the compilation, and next to it, in the same minute, the ra
 is the time that the update's matrix products take at that rate; the share is floor / measured. The FLOPs are counted
 by torch.utils.flop_counter on the eager losses and their gradients. The yardstick is plain SAC in eager mode: 256-wide
 networks without BatchRenorm, target networks, one actor update per critic update. Of the baselines only the time is
-measured; a window of PPO's is a rollout with its update.
+measured; a window of PPO's is a rollout with its update. The compilation's seconds are those of the first two windows
+beyond a usual window's: near 0 where torch's cache on disk has the code from an earlier run.
 
 Writes a CSV file (--csv) and prints a Markdown table. With one thread the figures are those of one core.
 """
@@ -56,6 +57,7 @@ class Args:
     window: int = 60  # steps per timing window
     windows: int = 5  # windows after the warm-up; the median counts
     csv: Path = ROOT / "results" / "speed.csv"  # file to append to
+    table_only: bool = False  # print the table of --csv and measure nothing
 
 
 def gemm_rate(device: str, dtype: torch.dtype) -> float:
@@ -145,7 +147,34 @@ def append(path: Path, row: dict):
         writer.writerow({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()})
 
 
+def show(rows: list[dict]):
+    """The table in Markdown, once for each machine and version in it."""
+    for machine in dict.fromkeys((row["hardware"], row["torch"]) for row in rows):
+        print(f"\n{machine[0]}, torch {machine[1]}\n")
+        head = (
+            "task | script | variant | ms/step | steps/s | floor ms | share of floor | acting ms | compile s | peak GiB"
+        )
+        print(f"| {head} |\n|{'---|' * len(head.split('|'))}")
+        for row in rows:
+            if (row["hardware"], row["torch"]) != machine:
+                continue
+            r = {
+                name: float(row[name])
+                for name in ("ms_per_step", "floor_ms", "share", "act_ms", "compile_s", "peak_gib")
+            }
+            figures = f"{r['ms_per_step']:.1f} | {1e3 / r['ms_per_step']:.0f} | {r['floor_ms']:.1f} | {r['share']:.0%}"
+            figures += f" | {r['act_ms']:.2f} | {max(r['compile_s'], 0):.0f} | {r['peak_gib']:.1f}"
+            figures = figures.replace("nan%", "nan").replace("nan", "\u2013")
+            print(f"| {row['env']} | {row['script']} | {row['variant']} | {figures} |")
+
+
 def main(args: Args):
+    if args.table_only:
+        if not args.csv.is_file():
+            print(f"error: --csv {args.csv}: no such file; measure first, without --table-only", file=sys.stderr)
+            raise SystemExit(2)
+        with open(args.csv, newline="") as file:
+            return show(list(csv.DictReader(file)))
     if args.small and args.env_ids == Args.env_ids:
         args.env_ids = ("HalfCheetah-v4",)
     info = Path("/proc/cpuinfo")
@@ -181,16 +210,7 @@ def main(args: Args):
             rows.append(base | row | {"share": row["floor_ms"] / row["ms_per_step"]})
             append(args.csv, rows[-1])
             print(f"{env_id} {script} {variant}: {row['ms_per_step']:.1f} ms/step", file=sys.stderr)
-
-    print(f"\n{hardware}, torch {torch.__version__}\n")
-    print(
-        "| task | script | variant | ms/step | steps/s | floor ms | share of floor | acting ms | compile s | peak GiB |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|")
-    for r in rows:
-        figures = f"{r['ms_per_step']:.1f} | {1e3 / r['ms_per_step']:.0f} | {r['floor_ms']:.1f} | {r['share']:.0%}"
-        figures += f" | {r['act_ms']:.2f} | {r['compile_s']:.0f} | {r['peak_gib']:.1f}"
-        print(f"| {r['env']} | {r['script']} | {r['variant']} | {figures} |".replace("nan%", "nan").replace("nan", "–"))
+    show(rows)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,9 @@ def test_every_row_is_written_at_once(tmp_path):
         result = subprocess.run([*command, *scripts], capture_output=True, text=True, timeout=600)
         assert result.returncode == 0, result.stderr
     assert result.stdout.count("| InvertedPendulum-v4 | sac_flow_t | eager |") == 1
+    written = table.read_text()
+    result = subprocess.run([*command[:2], "--table-only", "--csv", table], capture_output=True, text=True)
+    assert result.stdout.count("| InvertedPendulum-v4 |") == 3 and table.read_text() == written
     with open(table, newline="") as file:
         gaussian, ppo, flow = csv.DictReader(file)
     assert [row["script"] for row in (gaussian, ppo, flow)] == ["sac_gaussian", "baselines/ppo", "sac_flow_t"]

@@ -1,0 +1,201 @@
+"""A point among equal goals: where a policy of several modes must show.
+
+The point starts near the origin of the plane and moves by at most half a unit per step in each direction. Four goals
+lie five units away along the axes, all alike, so that a policy that maximises entropy goes to each of them a quarter of
+the time; a Gaussian, whose action at the origin has one mode, can choose between them by its noise alone.
+After Haarnoja et al., "Reinforcement Learning with Deep Energy-Based Policies", ICML 2017.
+
+    export PYTHONPATH=scripts    # lets Gymnasium find the task by its id
+    python sac_flow_g.py --env-id multigoal:MultiGoal-v0 --total-timesteps 20000 --learning-starts 1000 \\
+        --critic-hidden-dim 256 --batch-size 256 --save-model
+    python scripts/multigoal.py runs                  # every model.pt of the task below: CSV files and picture
+    python scripts/multigoal.py --figures-only        # the picture from the CSV files
+
+results/multigoal.csv has the share of each goal over the episodes with the policy's noise and without it, and
+results/multigoal_paths.csv what is drawn: the paths of some episodes and actions drawn at the origin.
+"""
+
+import csv
+import importlib.util
+import sys
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import tyro
+
+ROOT = Path(__file__).resolve().parent.parent
+GOALS = np.array([[5, 0], [0, 5], [-5, 0], [0, -5]], dtype=np.float32)
+NAMES = ("east", "north", "west", "south")
+LABELS = {"sac_gaussian": "Gaussian", "sac_flow_naive": "Naive flow", "sac_flow_g": "Flow-G", "sac_flow_t": "Flow-T"}
+
+
+class MultiGoal(gym.Env):
+    """Observation: the position (2,), in units. Action: the step (2,), in half-units. Reward: minus a hundredth of the
+    squared distance to the nearest goal, minus a tenth of the squared action, and 10 on arrival within one unit, which
+    terminates. The plane ends at 7 units. Time limit: 30 steps."""
+
+    metadata = {"render_modes": []}
+
+    def __init__(self, render_mode: str | None = None):
+        self.observation_space = gym.spaces.Box(-7, 7, (2,))
+        self.action_space = gym.spaces.Box(-1, 1, (2,))
+        self.position = np.zeros(2, dtype=np.float32)
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.position = self.np_random.normal(0, 0.1, 2).astype(np.float32)
+        return self.position.copy(), {}
+
+    def step(self, action):
+        self.position = np.clip(self.position + 0.5 * np.asarray(action, np.float32), -7, 7)
+        distances = np.linalg.norm(GOALS - self.position, axis=1)
+        arrived = bool(distances.min() < 1)
+        reward = -0.01 * distances.min() ** 2 - 0.1 * np.square(action).sum() + 10 * arrived
+        return self.position.copy(), float(reward), arrived, False, {"goal": int(distances.argmin()) if arrived else -1}
+
+
+gym.register("MultiGoal-v0", MultiGoal, max_episode_steps=30)
+
+
+@dataclass
+class Args:
+    roots: tyro.conf.Positional[list[Path]] = field(default_factory=lambda: [Path("runs")])
+    """folders to search for model.pt, at any depth"""
+    out: Path = ROOT / "results"
+    """folder for the CSV files; the picture goes to its folder figures"""
+    episodes: int = 200
+    """episodes per run, with noise and without"""
+    figures_only: bool = False
+    """draw from the CSV files"""
+
+
+def require(condition: bool, message: str):
+    """Bad input ends with one line on standard error and exit code 2."""
+    if not condition:
+        print(f"error: {message}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def load(path: Path):
+    """The run's flags and its policy."""
+    import torch
+
+    script = ROOT / f"{path.parent.name.split('__')[1]}.py"
+    spec = importlib.util.spec_from_file_location(script.stem, script)
+    sys.modules[script.stem] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    model = torch.load(path, map_location="cpu", weights_only=True)
+    known = {field.name for field in fields(module.Args)}
+    args = module.Args(**{name: value for name, value in model["args"].items() if name in known})
+    actor = module.Actor(2, MultiGoal().action_space, args)
+    actor.load_state_dict(model["actor"])
+    return args, actor.eval()
+
+
+def roll(actor, episodes: int, deterministic: bool):
+    """Paths (episodes, 31, 2) that stand still at their end, and the goal of each or -1."""
+    import torch
+
+    envs = [gym.make("MultiGoal-v0") for _ in range(episodes)]
+    generator = torch.Generator().manual_seed(0)
+    obs = np.stack([env.reset(seed=i)[0] for i, env in enumerate(envs)])
+    paths, goals, running = [obs.copy()], np.full(episodes, -1), np.ones(episodes, bool)
+    while running.any():
+        with torch.no_grad():
+            noise = actor.draw_noise(episodes, generator)
+            actions = actor.act(torch.as_tensor(obs), noise, deterministic=deterministic).numpy().clip(-1, 1)
+        for i in np.flatnonzero(running):
+            obs[i], _, terminated, truncated, info = envs[i].step(actions[i])
+            goals[i], running[i] = info["goal"], not (terminated or truncated)
+        paths.append(obs.copy())
+    return np.stack(paths, axis=1), goals
+
+
+def measure(args: Args):
+    import torch
+
+    models = [path for root in args.roots for path in sorted(root.rglob("model.pt"))]
+    models = [path for path in models if "MultiGoal" in path.parent.name and path.parent.name.split("__")[1] in LABELS]
+    require(len(models) > 0, f"{' '.join(map(str, args.roots))}: no model.pt of MultiGoal-v0; train with --save-model")
+    shares, drawn = [], []
+    for path in models:
+        run, actor = load(path)
+        key = {"script": path.parent.name.split("__")[1], "seed": run.seed, "step": run.total_timesteps}
+        key |= {"alpha": run.alpha, "autotune": run.autotune, "run": path.parent.name}
+        for noise in (True, False):
+            paths, goals = roll(actor, args.episodes, deterministic=not noise)
+            row = {name: f"{np.mean(goals == i):.3f}" for i, name in enumerate(NAMES)}
+            shares.append(key | {"noise": int(noise)} | row | {"none": f"{np.mean(goals < 0):.3f}"})
+            print("  ".join(f"{name} {value}" for name, value in shares[-1].items() if name != "run"))
+            if noise:
+                for episode, points in enumerate(paths[:40]):
+                    last = 1 + max((k for k in range(1, len(points)) if (points[k] != points[k - 1]).any()), default=0)
+                    for k, (x, y) in enumerate(points[:last]):
+                        drawn.append(
+                            {"run": path.parent.name, "kind": "path", "episode": episode, "k": k, "x": x, "y": y}
+                        )
+        with torch.no_grad():
+            noise = actor.draw_noise(1000, torch.Generator().manual_seed(0))
+            for k, (x, y) in enumerate(actor.act(torch.zeros(1000, 2), noise).numpy()):
+                drawn.append({"run": path.parent.name, "kind": "action", "episode": 0, "k": k, "x": x, "y": y})
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name, rows in (("multigoal.csv", shares), ("multigoal_paths.csv", drawn)):
+        with open(args.out / name, "w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(
+                [{k: f"{v:.3f}" if isinstance(v, np.floating) else v for k, v in row.items()} for row in rows]
+            )
+
+
+def draw(args: Args):
+    """The first seed of every script: paths, and the actions at the origin."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    import pandas as pd
+
+    tables = [args.out / name for name in ("multigoal.csv", "multigoal_paths.csv")]
+    for table in tables:
+        require(table.is_file(), f"--out {args.out}: no {table.name} there; measure first, without --figures-only")
+    shares, drawn = map(pd.read_csv, tables)
+    scripts = [script for script in LABELS if (shares.script == script).any()]
+    with plt.rc_context({"font.size": 8, "axes.titlesize": 9, "savefig.dpi": 200, "svg.hashsalt": "sac-flow"}):
+        fig, axes = plt.subplots(
+            2, len(scripts), figsize=(2.3 * len(scripts), 4.9), squeeze=False, layout="constrained"
+        )
+        for script, (top, bottom) in zip(scripts, axes.T, strict=True):
+            mine = shares[(shares.script == script) & (shares.noise == 1)].sort_values("seed")
+            first, rows = mine.iloc[0], drawn[drawn.run == mine.run.iloc[0]]
+            for _, path in rows[rows.kind == "path"].groupby("episode"):
+                top.plot(path.x, path.y, color="#0072b2", alpha=0.35, linewidth=0.7)
+            top.plot(*GOALS.T, "o", color="#d55e00", markersize=6)
+            for name, (x, y) in zip(NAMES, GOALS, strict=True):
+                top.annotate(
+                    f"{first[name]:.0%}",
+                    (x, y),
+                    (0.78 * x, 0.78 * y + (0.9 if y == 0 else 0)),
+                    ha="center",
+                    va="center",
+                )
+            top.set(title=f"{LABELS[script]}, seed {first.seed}", xlim=(-7, 7), ylim=(-7, 7), aspect="equal")
+            actions = rows[rows.kind == "action"]
+            bottom.scatter(actions.x, actions.y, s=2, alpha=0.3, color="#0072b2", linewidths=0, rasterized=True)
+            bottom.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal")
+        axes[0, 0].set_ylabel("position, 40 episodes")
+        axes[1, 0].set_ylabel("1000 actions at the origin")
+        for suffix in ("svg", "png"):
+            path = args.out / "figures" / f"multigoal.{suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fig.savefig(path, metadata={"Date": None} if suffix == "svg" else None)
+            print(path)
+
+
+if __name__ == "__main__":
+    args = tyro.cli(Args, description=__doc__)
+    if not args.figures_only:
+        measure(args)
+    draw(args)

@@ -1,0 +1,55 @@
+"""scripts/multigoal.py: the task, a training on it by its id, and the figures from its CSV files."""
+
+import csv
+import os
+import subprocess
+import sys
+
+import numpy as np
+from conftest import ROOT
+from gymnasium.utils.env_checker import check_env
+
+sys.path.append(str(ROOT / "scripts"))
+import multigoal  # noqa: E402
+
+TINY = "--env-id multigoal:MultiGoal-v0 --no-compile --device cpu --total-timesteps 200 --learning-starts 100"
+TINY += " --batch-size 16 --buffer-size 1000 --critic-hidden-dim 16 --eval-frequency 0 --save-model"
+
+
+def test_the_goals_are_alike():
+    env = multigoal.MultiGoal()
+    check_env(env, skip_render_check=True)
+    returns = []
+    for goal in multigoal.GOALS:
+        obs, _ = env.reset(seed=0)
+        env.position = obs = np.zeros(2, np.float32)
+        total, steps, terminated = 0.0, 0, False
+        while not terminated:
+            obs, reward, terminated, _, info = env.step(goal / 5)
+            total, steps = total + reward, steps + 1
+        assert (multigoal.GOALS[info["goal"]] == goal).all() and np.linalg.norm(obs - goal) < 1
+        returns.append((total, steps))
+    assert len(set(returns)) == 1 and returns[0][1] == 9  # half a unit per step: within one unit of the goal after 4.5
+    # By hand: before step k the nearest goal is 5 - k / 2 away.
+    by_hand = sum(-0.01 * (5 - k / 2) ** 2 - 0.1 for k in range(1, 10)) + 10
+    assert np.isclose(returns[0][0], by_hand)
+
+
+def test_from_training_to_picture(tmp_path):
+    env = os.environ | {"PYTHONPATH": str(ROOT / "scripts")}
+    command = [sys.executable, ROOT / "sac_flow_g.py", *TINY.split(), "--run-dir", tmp_path / "runs"]
+    subprocess.run(command, check=True, capture_output=True, env=env, timeout=300)
+    call = [sys.executable, ROOT / "scripts" / "multigoal.py", "--out", tmp_path]
+    subprocess.run([*call, tmp_path / "runs", "--episodes", "8"], check=True, timeout=300)
+    with open(tmp_path / "multigoal.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["noise"] for row in rows] == ["1", "0"]
+    for row in rows:
+        assert np.isclose(sum(float(row[name]) for name in (*multigoal.NAMES, "none")), 1, atol=5e-3)
+    picture = tmp_path / "figures" / "multigoal.svg"
+    before = picture.read_bytes()
+    picture.unlink()
+    subprocess.run([*call, "--figures-only"], check=True, timeout=300)
+    assert picture.read_bytes() == before
+    empty = subprocess.run([*call, tmp_path / "figures"], capture_output=True, text=True)
+    assert empty.returncode == 2 and "--save-model" in empty.stderr

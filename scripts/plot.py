@@ -157,6 +157,9 @@ def with_lines(data: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Adds the column `line`, the label in the legend. A line has one run per seed, alike in all flags but the seed."""
     line = data.script.map(label)
     for name in by:
+        if set(data[name].dropna()) <= {True, False}:  # an older version without the feature ran as with it off
+            known = data.groupby("script")[name].transform("count") > 0
+            data = data.assign(**{name: data[name].astype(object).where(data[name].notna() | ~known, False)})
         value = data[name].map(lambda value, name=name: f", {SYMBOLS.get(name, name)} = {text(value)}")
         line = line + value.where(data[name].notna(), "")  # a script without the flag
     data = data.assign(line=line)
@@ -277,7 +280,9 @@ def legend(fig: plt.Figure, look: dict, names: dict, remark: str, line_width: fl
     ]
     width, widest = fig.get_figwidth(), max(map(len, map(str, names.values())))
     fitting = max(1, int(width / (0.35 + 0.054 * widest)))  # inches at this size of type
-    columns = -(-len(handles) // -(-len(handles) // fitting))  # rows of equal length
+    rows = -(-len(handles) // fitting)
+    columns = -(-len(handles) // rows)  # rows of equal length
+    fig.set_figheight(fig.get_figheight() + 0.16 * (rows - 1))  # the panels keep their height
     space = {"handlelength": 1.8, "columnspacing": 1.0, "fontsize": 7.5}
     fig.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False, **space)
     fig.supxlabel(textwrap.fill(remark, int(18 * width)), fontsize=7, color="0.35")

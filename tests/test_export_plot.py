@@ -1,6 +1,7 @@
 """scripts/export.py and scripts/plot.py on runs with known numbers."""
 
 import csv
+import re
 import subprocess
 import sys
 
@@ -184,6 +185,17 @@ def test_runs_that_differ_in_a_flag_are_not_pooled(plot, table, tmp_path, capsys
     plot.main(plot.Args(figures=["steps"], csv=table, out=tmp_path))
     plot.main(plot.Args(figures=["table"], csv=table, where="sampling_steps != 7"))
     assert "| Flow-G | 3302 \u00b1 1 (3)" in capsys.readouterr().out
+
+
+def test_an_older_version_without_a_feature_ran_without_it(plot, tmp_path, capsys):
+    for seed, flags in enumerate(({}, {"bf16": False}, {"bf16": True})):
+        write_run(tmp_path / "runs", seed=seed, **flags)
+    write_run(tmp_path / "runs", "sac_gaussian")
+    run_export(tmp_path / "runs", table=tmp_path / "runs.csv")
+    plot.main(plot.Args(figures=["table"], csv=tmp_path / "runs.csv", by=["bf16"]))
+    output = capsys.readouterr().out
+    assert re.search(r"Flow-G, bf16 = False .*\(2\)", output) and re.search(r"Flow-G, bf16 = True .*\(1\)", output)
+    assert "| Gaussian |" in output  # no version of it had the flag
 
 
 def test_a_seed_counts_once_and_unfinished_runs_are_left_out(plot, table, tmp_path, capsys):

@@ -141,7 +141,7 @@ def test_interrupted_sweep_goes_on_and_trains_nothing_twice(tmp_path):
     training = lambda: {p.stem for p in logs.glob("*.log") if "\nstep 200/" in p.read_text()}  # noqa: E731
     wait_for(lambda: done() and training() - done())
     process.send_signal(signal.SIGINT)
-    output = process.communicate(timeout=60)[0]
+    output = process.communicate(timeout=300)[0]
     assert process.returncode == 130 and "interrupted" in output.splitlines()[-1]
     finished = {name: (logs / f"{name}.log").read_bytes() for name in done()}
     assert 0 < len(finished) < 4
@@ -306,15 +306,15 @@ def slurm():
     for words in (munged, ["slurmctld", "-D", "-f", config], ["slurmd", "-D", "-f", config]):
         with open(folder / f"{words[0]}.out", "w") as out:
             daemons.append(subprocess.Popen(words, env=env, stdout=out, stderr=out))
-        wait_for(lambda: words[0] != "munged" or (folder / "munge.socket").exists(), 10)  # noqa: B023
+        wait_for(lambda: words[0] != "munged" or (folder / "munge.socket").exists(), 60)  # noqa: B023
     idle = ["sinfo", "--noheader", "--format=%T"]
     try:
-        wait_for(lambda: "idle" in subprocess.run(idle, env=env, capture_output=True, text=True).stdout, 60)
+        wait_for(lambda: "idle" in subprocess.run(idle, env=env, capture_output=True, text=True).stdout)
         yield env
     finally:
         for daemon in reversed(daemons):
             daemon.terminate()
-            daemon.wait(timeout=30)
+            daemon.wait(timeout=120)
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -43,13 +43,14 @@ YARDSTICK = (
     "--no-crossq --no-normalize-obs --adam-beta1 0.9 --policy-frequency 1 --critic-hidden-dim 256 --hidden-dim 256"
 )
 VARIANTS = {"eager": "--no-compile", "compiled": "", "bf16": "--bf16"}
+CUDA_VARIANTS = VARIANTS | {"graph": "--cuda-graph", "graph-bf16": "--cuda-graph --bf16"}
 SMALL = "--critic-hidden-dim 256 --batch-size 256"
 
 
 @dataclass
 class Args:
     scripts: tuple[str, ...] = SCRIPTS + BASELINES  # scripts to time
-    variants: tuple[str, ...] = ("eager", "compiled", "bf16")  # of eager, compiled, bf16
+    variants: tuple[str, ...] = ()  # of eager, compiled, bf16, on CUDA graph and graph-bf16 (default: all)
     env_ids: tuple[str, ...] = ("Hopper-v4", "Humanoid-v4")  # tasks, that is shapes
     small: bool = False  # the small size on HalfCheetah-v4, where --env-ids is not given
     yardstick: bool = True  # time plain eager SAC too
@@ -58,6 +59,13 @@ class Args:
     windows: int = 5  # windows after the warm-up; the median counts
     csv: Path = ROOT / "results" / "speed.csv"  # file to append to
     table_only: bool = False  # print the table of --csv and measure nothing
+
+
+def require(condition: bool, message: str):
+    """Bad input ends with one line on standard error and exit code 2."""
+    if not condition:
+        print(f"error: {message}", file=sys.stderr)
+        raise SystemExit(2)
 
 
 def gemm_rate(device: str, dtype: torch.dtype) -> float:
@@ -170,11 +178,13 @@ def show(rows: list[dict]):
 
 def main(args: Args):
     if args.table_only:
-        if not args.csv.is_file():
-            print(f"error: --csv {args.csv}: no such file; measure first, without --table-only", file=sys.stderr)
-            raise SystemExit(2)
+        require(args.csv.is_file(), f"--csv {args.csv}: no such file; measure first, without --table-only")
         with open(args.csv, newline="") as file:
             return show(list(csv.DictReader(file)))
+    possible = CUDA_VARIANTS if args.device == "cuda" else VARIANTS
+    for name in args.variants:
+        require(name in possible, f"--variants {name}: on {args.device} there are {', '.join(possible)}")
+    require(args.device != "cuda" or torch.cuda.is_available(), "--device cuda: no CUDA device here; use --device cpu")
     if args.small and args.env_ids == Args.env_ids:
         args.env_ids = ("HalfCheetah-v4",)
     info = Path("/proc/cpuinfo")
@@ -186,7 +196,8 @@ def main(args: Args):
     base = {"date": time.strftime("%Y-%m-%d"), "hardware": hardware, "torch": torch.__version__, "device": args.device}
     rows = []
     small = {s: " " + SMALL if args.small and s != "baselines/ppo" else "" for s in args.scripts}  # PPO is small
-    jobs = [(s, v, VARIANTS[v] + small[s]) for s in args.scripts for v in args.variants]
+    jobs = [(s, v, possible[v] + small[s]) for s in args.scripts for v in args.variants or possible]
+    jobs = [job for job in jobs if not (job[1].startswith("graph") and job[0] in BASELINES)]  # they have none
     if args.yardstick:
         jobs.append(
             ("sac_gaussian", "yardstick", f"--no-compile {YARDSTICK}" + (" --batch-size 256" if args.small else ""))
@@ -204,7 +215,7 @@ def main(args: Args):
             rate = max(rate, gemm_rate(args.device, torch.bfloat16 if variant == "bf16" else torch.float32))
             row |= dict.fromkeys(("act_ms", "gflop"), math.nan) | {"gemm_gflops": rate / 1e9}
             if script not in BASELINES:
-                row["act_ms"] = acting_time(module, parsed, env_id, variant in ("compiled", "bf16"))
+                row["act_ms"] = acting_time(module, parsed, env_id, variant != "eager")
                 row["gflop"] = flops_per_step(module, parsed, env_id) / 1e9
             row["floor_ms"] = row["gflop"] * 1e12 / rate
             rows.append(base | row | {"share": row["floor_ms"] / row["ms_per_step"]})

@@ -51,3 +51,10 @@ def test_flops_of_the_critics_agree_with_a_count_by_hand():
     # Every third step an actor update: forward and back to the action through frozen critics.
     update += 2 * 2 * 256 * 2 * products / args.policy_frequency
     assert math.isclose(counted, update, rel_tol=0.02), (counted, update)
+
+
+def test_bad_input(tmp_path):
+    command = [sys.executable, ROOT / "scripts" / "benchmark.py", "--csv", tmp_path / "speed.csv"]
+    for words, flag in ((["--variants", "graph"], "--variants graph"), (["--table-only"], "--csv")):
+        result = subprocess.run([*command, *words], capture_output=True, text=True)
+        assert result.returncode == 2 and flag in result.stderr and len(result.stderr.splitlines()) == 1

@@ -3,6 +3,7 @@
     OMP_NUM_THREADS=1 taskset -c 0 python scripts/benchmark.py                     # full size, Hopper and Humanoid
     OMP_NUM_THREADS=1 taskset -c 0 python scripts/benchmark.py --small             # the small size, HalfCheetah
     python scripts/benchmark.py --variants compiled --scripts sac_flow_g --device cuda
+    python scripts/benchmark.py --small --no-yardstick --processes 2               # two seeds side by side
     python scripts/benchmark.py --small --no-yardstick --scripts baselines/ppo baselines/qsm
 
 Every row is a real training of a few hundred steps (acting, environment, replay buffer, update), timed by the script's
@@ -44,6 +45,7 @@ YARDSTICK = (
 )
 VARIANTS = {"eager": "--no-compile", "compiled": "", "bf16": "--bf16"}
 CUDA_VARIANTS = VARIANTS | {"graph": "--cuda-graph", "graph-bf16": "--cuda-graph --bf16"}
+FIGURES = ("processes", "ms_per_step", "floor_ms", "share", "act_ms", "compile_s", "peak_gib")
 SMALL = "--critic-hidden-dim 256 --batch-size 256"
 
 
@@ -56,6 +58,7 @@ class Args:
     yardstick: bool = True  # time plain eager SAC too
     device: str = "cpu"  # cpu or cuda
     window: int = 60  # steps per timing window
+    processes: int = 1  # trainings side by side, on a CPU on a core each; the rates are of all together
     windows: int = 5  # windows after the warm-up; the median counts
     csv: Path = ROOT / "results" / "speed.csv"  # file to append to
     table_only: bool = False  # print the table of --csv and measure nothing
@@ -120,29 +123,43 @@ def acting_time(module, args, env_id: str, compiled: bool) -> float:
     return 1e3 * float(np.median(times[100:]))
 
 
-def train(script: str, flags: list[str], window: int, windows: int) -> dict:
-    """Run the trainer; median milliseconds per step, compile seconds, peak resident memory."""
+def available_cores() -> list[int]:
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]  # macOS cannot pin
+
+
+def train(script: str, flags: list[str], args) -> dict:
+    """Run the trainer, `args.processes` of them side by side; means over them of the median milliseconds per step, the
+    compile seconds and the peak resident memory."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     on_policy = script == "baselines/ppo"
-    starts, window = (0, 2048) if on_policy else (1000, window)
+    starts, window = (0, 2048) if on_policy else (1000, args.window)
+    flags = [*flags, "--total-timesteps", f"{starts + window * (args.windows + 2)}"]
+    flags += [] if on_policy else ["--learning-starts", f"{starts}"]
+    flags += ["--eval-frequency", "0", "--checkpoint-frequency", "0", "--log-frequency", f"{window}"]
+    code = "import os,resource,subprocess,sys; cores = [*map(int, sys.argv[1].split())];"
+    code += "cores and os.sched_setaffinity(0, cores);"
+    code += "rc=subprocess.run(sys.argv[2:]).returncode;"
+    code += "print('peak', resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(rc)"
+    figures, cores = [], available_cores()
     with tempfile.TemporaryDirectory() as folder:
-        flags = [*flags, "--total-timesteps", f"{starts + window * (windows + 2)}"]
-        flags += [] if on_policy else ["--learning-starts", f"{starts}"]
-        flags += ["--eval-frequency", "0", "--checkpoint-frequency", "0", "--log-frequency", f"{window}"]
-        command = [sys.executable, str(ROOT / f"{script}.py"), *flags, "--run-dir", folder]
-        code = "import resource,subprocess,sys; rc=subprocess.run(sys.argv[1:]).returncode;"
-        code += "print('peak', resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(rc)"
-        done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
-        events = EventAccumulator(str(next(Path(folder).iterdir())), size_guidance={"scalars": 0})
-        events.Reload()
-        speed = [(event.step, event.value) for event in events.Scalars("charts/SPS") if event.step > starts]
-    ms = float(np.median([1e3 / value for _, value in speed[2:]]))
-    first = window * 1e-3 * (1e3 / speed[0][1]) + window * 1e-3 * (1e3 / speed[1][1])
-    gib = int(re.search(r"peak (\d+)", done.stdout)[1]) / 2**20
-    return {"ms_per_step": ms, "compile_s": first - 2 * window * ms / 1e3, "peak_gib": gib}
+        command = [sys.executable, str(ROOT / f"{script}.py"), *flags]
+        running = []
+        for i in range(args.processes):
+            mine = f"{cores[i]}" if args.processes > 1 and args.device == "cpu" else ""
+            call = [sys.executable, "-c", code, mine, *command, "--seed", f"{i + 1}", "--run-dir", f"{folder}/{i}"]
+            running.append(subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        outputs = [process.communicate() for process in running]
+        for i, (process, (out, err)) in enumerate(zip(running, outputs, strict=True)):
+            if process.returncode:
+                raise RuntimeError(f"{' '.join(command)} failed:\n{err}")
+            events = EventAccumulator(str(next(Path(folder, f"{i}").iterdir())), size_guidance={"scalars": 0})
+            events.Reload()
+            speed = [event.value for event in events.Scalars("charts/SPS") if event.step > starts]
+            ms = float(np.median([1e3 / value for value in speed[2:]]))
+            compile_s = window / speed[0] + window / speed[1] - 2 * window * ms / 1e3
+            figures.append((ms, compile_s, int(re.search(r"peak (\d+)", out)[1]) / 2**20))
+    return dict(zip(("ms_per_step", "compile_s", "peak_gib"), np.mean(figures, axis=0).tolist(), strict=True))
 
 
 def append(path: Path, row: dict):
@@ -159,21 +176,18 @@ def show(rows: list[dict]):
     """The table in Markdown, once for each machine and version in it."""
     for machine in dict.fromkeys((row["hardware"], row["torch"]) for row in rows):
         print(f"\n{machine[0]}, torch {machine[1]}\n")
-        head = (
-            "task | script | variant | ms/step | steps/s | floor ms | share of floor | acting ms | compile s | peak GiB"
-        )
+        head = "task | script | variant | processes | ms/step | steps/s | floor ms | share of floor"
+        head += " | acting ms | compile s | peak GiB"
         print(f"| {head} |\n|{'---|' * len(head.split('|'))}")
         for row in rows:
             if (row["hardware"], row["torch"]) != machine:
                 continue
-            r = {
-                name: float(row[name])
-                for name in ("ms_per_step", "floor_ms", "share", "act_ms", "compile_s", "peak_gib")
-            }
-            figures = f"{r['ms_per_step']:.1f} | {1e3 / r['ms_per_step']:.0f} | {r['floor_ms']:.1f} | {r['share']:.0%}"
+            r = {name: float(row[name]) for name in FIGURES}
+            figures = f"{r['ms_per_step']:.1f} | {1e3 * r['processes'] / r['ms_per_step']:.0f}"
+            figures += f" | {r['floor_ms']:.1f} | {r['share']:.0%}"
             figures += f" | {r['act_ms']:.2f} | {max(r['compile_s'], 0):.0f} | {r['peak_gib']:.1f}"
             figures = figures.replace("nan%", "nan").replace("nan", "\u2013")
-            print(f"| {row['env']} | {row['script']} | {row['variant']} | {figures} |")
+            print(f"| {row['env']} | {row['script']} | {row['variant']} | {row['processes']} | {figures} |")
 
 
 def main(args: Args):
@@ -184,6 +198,9 @@ def main(args: Args):
     possible = CUDA_VARIANTS if args.device == "cuda" else VARIANTS
     for name in args.variants:
         require(name in possible, f"--variants {name}: on {args.device} there are {', '.join(possible)}")
+    cores = len(available_cores())
+    fits = args.device == "cuda" or args.processes <= cores
+    require(args.processes > 0 and fits, f"--processes {args.processes}: there are {cores} cores to pin them to")
     require(args.device != "cuda" or torch.cuda.is_available(), "--device cuda: no CUDA device here; use --device cpu")
     if args.small and args.env_ids == Args.env_ids:
         args.env_ids = ("HalfCheetah-v4",)
@@ -208,10 +225,10 @@ def main(args: Args):
             module = importlib.import_module(script.removeprefix("baselines/"))
             parsed = tyro.cli(module.Args, args=flags)
             rate = gemm_rate(args.device, torch.bfloat16 if variant == "bf16" else torch.float32)
-            row = {"script": script, "variant": variant, "env": env_id}
+            row = {"script": script, "variant": variant, "env": env_id, "processes": args.processes}
             row["batch"] = getattr(parsed, "batch_size", None)  # PPO has neither
             row["critic_hidden_dim"] = getattr(parsed, "critic_hidden_dim", None)
-            row |= train(script, flags, args.window, args.windows)
+            row |= train(script, flags, args)
             rate = max(rate, gemm_rate(args.device, torch.bfloat16 if variant == "bf16" else torch.float32))
             row |= dict.fromkeys(("act_ms", "gflop"), math.nan) | {"gemm_gflops": rate / 1e9}
             if script not in BASELINES:

@@ -16,7 +16,7 @@ def test_every_row_is_written_at_once(tmp_path):
     for scripts in (["sac_gaussian", "baselines/ppo"], ["sac_flow_t"]):  # the second call appends
         result = subprocess.run([*command, *scripts], capture_output=True, text=True, timeout=600)
         assert result.returncode == 0, result.stderr
-    assert result.stdout.count("| InvertedPendulum-v4 | sac_flow_t | eager |") == 1
+    assert result.stdout.count("| InvertedPendulum-v4 | sac_flow_t | eager | 1 |") == 1
     written = table.read_text()
     result = subprocess.run([*command[:2], "--table-only", "--csv", table], capture_output=True, text=True)
     assert result.stdout.count("| InvertedPendulum-v4 |") == 3 and table.read_text() == written
@@ -55,6 +55,10 @@ def test_flops_of_the_critics_agree_with_a_count_by_hand():
 
 def test_bad_input(tmp_path):
     command = [sys.executable, ROOT / "scripts" / "benchmark.py", "--csv", tmp_path / "speed.csv"]
-    for words, flag in ((["--variants", "graph"], "--variants graph"), (["--table-only"], "--csv")):
+    for words, flag in (
+        (["--variants", "graph"], "--variants"),
+        (["--table-only"], "--csv"),
+        (["--processes", "0"], "--processes"),
+    ):
         result = subprocess.run([*command, *words], capture_output=True, text=True)
         assert result.returncode == 2 and flag in result.stderr and len(result.stderr.splitlines()) == 1

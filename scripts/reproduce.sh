@@ -17,8 +17,7 @@
 #   --figures-only    draw from the CSV file, without runs
 #   --dry-run         print the commands
 #
-# Runs go to runs/small or runs/full and are shared: all of `gradients`, and at full size K = 4 of `steps`, are runs of
-# `from-scratch`. At small size `steps` runs 60k steps in bfloat16.
+# Runs go to runs/small or runs/full and are shared: K = 4 of `steps` and all of `gradients` are runs of `from-scratch`.
 # The CSV file is results/small.csv or results/full.csv, the figures are in results/figures. After an interruption the
 # same command goes on.
 set -eu
@@ -74,11 +73,11 @@ if [ $size = small ]; then
     small=(--critic-hidden-dim 256 --batch-size 256 --learning-starts 5000)
     flags=("${small[@]}" --total-timesteps 100000)
     all="HalfCheetah-v4 Hopper-v4" few="HalfCheetah-v4" seeds=${seeds:-3}
-    plain=" and bf16 != True" bf16=" and bf16 == True"
+    until=" and step <= 60000"
 else
     flags=() # full size is the scripts' default
     all="Hopper-v4 Walker2d-v4 HalfCheetah-v4 Ant-v4 Humanoid-v4 HumanoidStandup-v4" few="HalfCheetah-v4 Walker2d-v4"
-    seeds=${seeds:-5} plain="" bf16=""
+    seeds=${seeds:-5} until=""
 fi
 
 # Trains scripts $1 on environments $2 with the further flags.
@@ -103,23 +102,24 @@ for entry in "${entries[@]}"; do
     case $entry in
     from-scratch)
         sweep "sac_gaussian.py $flows" "$all"
-        draw "sampling_steps not in [7, 10]$plain" curves aggregate table --returns both
+        draw "sampling_steps not in [7, 10]" curves aggregate table --returns both
         ;;
     gradients)
         sweep "$flows" "$all"
-        draw "sampling_steps == 4$plain" gradients
+        draw "sampling_steps == 4" gradients
         ;;
     steps)
-        [ $size = full ] || flags=("${small[@]}" --total-timesteps 60000 --bf16)
         sweep "$flows" "$few"
+        # At small size K = 7 and 10 run for 60k steps, and are compared there.
+        [ $size = full ] || flags=("${small[@]}" --total-timesteps 60000)
         for k in 7 10; do sweep "$flows" "$few" --sampling-steps $k; done
         [ $size = full ] || flags=("${small[@]}" --total-timesteps 100000)
         list=${envs:-$few}
-        draw "env in ['${list// /\', \'}']$bf16" steps table --by sampling_steps
+        draw "env in ['${list// /\', \'}']$until" steps table --by sampling_steps
         ;;
     speed)
         sweep "sac_gaussian.py $flows" "$all"
-        draw "sampling_steps not in [7, 10]$plain" speed
+        draw "sampling_steps not in [7, 10]" speed
         ;;
     esac
 done

@@ -11,7 +11,8 @@ from conftest import ROOT, SCRIPTS
 README = (ROOT / "README.md").read_text()
 BASELINES = sorted((ROOT / "baselines").glob("*.py"))
 OFFLINE_TO_ONLINE = sorted((ROOT / "offline_to_online").glob("*.py"))
-SOURCES = [*(ROOT / f"{name}.py" for name in SCRIPTS), *BASELINES, *OFFLINE_TO_ONLINE]
+TOOLS = sorted((ROOT / "scripts").glob("*.py"))
+SOURCES = [*(ROOT / f"{name}.py" for name in SCRIPTS), *BASELINES, *OFFLINE_TO_ONLINE, *TOOLS]
 
 
 def test_diff_sizes_are_those_of_check_sync():

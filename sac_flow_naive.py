@@ -102,15 +102,22 @@ def require(condition: bool, message: str):
 
 # sync: environment
 def make_env(args: Args, video_dir: str | None = None) -> gym.Env:
-    """One plain environment: the caller resets it, so that no stored step can cross an episode's end."""
+    """One plain environment: the caller resets it, so that no stored step can cross an episode's end. With video_dir it
+    can render, and records every episode there unless that is ""."""
+    env = None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # the literature's tasks are v4
-            env = gym.make(args.env_id, **({"render_mode": "rgb_array"} if video_dir else {}))
+            env = gym.make(args.env_id, **({"render_mode": "rgb_array"} if video_dir is not None else {}))
+        if video_dir is not None:
+            env.reset()
+            env.render()  # fails here, and not at the first evaluation, where there is no display
     except Exception as error:  # no such id, a missing package, an outdated task: whatever its author raises
+        problem = str(error).partition("\n")[0]
+        require(env is None, f"--capture-video: {problem}; without a display set MUJOCO_GL=egl")
         close = difflib.get_close_matches(args.env_id, set(gym.registry) - {args.env_id}, n=3, cutoff=0.5)
         remedy = f"choose another; the closest ids are: {', '.join(close) or 'none'}"
-        require(False, f"--env-id {args.env_id}: {str(error).partition(chr(10))[0]}; {remedy}")
+        require(False, f"--env-id {args.env_id}: {problem}; {remedy}")
     box, space = env.action_space, env.observation_space
     fits = isinstance(box, gym.spaces.Box) and len(box.shape) == 1
     fits = fits and ((box.low < box.high) & (box.high - box.low < np.inf)).all()
@@ -125,9 +132,10 @@ def check(args: Args) -> torch.device:
     """Refuse flags that cannot work, naming flag and remedy; returns the device."""
     inf, stored = math.inf, min(args.learning_starts, args.buffer_size)
     drift = getattr(args, "drift_correction", False)
-    limits = dict.fromkeys(("seed", "learning_starts", "policy_lr", "q_lr", "alpha_lr"), (0, inf))
+    limits = dict.fromkeys(("learning_starts", "policy_lr", "q_lr", "alpha_lr"), (0, inf)) | {"seed": (0, 2**62)}
+    limits |= dict.fromkeys(("hidden_dim", "d_model"), (1, 2**14))
     limits |= dict.fromkeys(("eval_frequency", "checkpoint_frequency"), (0, inf))
-    limits |= {"log_std_min": (-20, inf), "log_std_max": (-inf, 10), "critic_hidden_dim": (2, inf)}
+    limits |= {"log_std_min": (-20, inf), "log_std_max": (-inf, 10), "critic_hidden_dim": (2, 2**14)}
     limits |= {"gamma": (0, 1), "tau": (0, 1), "adam_beta1": (0, 0.999), "alpha": (1e-9 if args.autotune else 0, inf)}
     for field in fields(args):
         low, high = limits.get(field.name, (1 if field.type is int else -inf, inf))
@@ -149,6 +157,12 @@ def check(args: Args) -> torch.device:
     ):
         require(fine, f"--{flag.replace('_', '-')} {getattr(args, flag)}: {remedy}")
     return torch.device(device)
+
+
+# sync: relu
+def relu(x: torch.Tensor) -> torch.Tensor:
+    """ReLU. Behind frozen weights F.relu saves a boolean mask, whose stores Inductor does not vectorise."""
+    return 0.5 * (x + x.abs())
 
 
 # sync: critic
@@ -205,8 +219,7 @@ class Critic(nn.Module):
         for head, layers in enumerate(self.layers):
             x = torch.cat([obs, action], dim=1)
             for i, layer in enumerate(layers):
-                # ReLU. Behind frozen weights F.relu saves a boolean mask, whose stores Inductor does not vectorise.
-                x = 0.5 * (x + x.abs()) if i else x
+                x = relu(x) if i else x
                 x = self.norms[head][i](x) if self.norms is not None else x
                 # One output is a weighted sum: as a matrix product its gradient is slow on a CPU.
                 last = i == len(layers) - 1
@@ -236,15 +249,21 @@ class Velocity(nn.Module):
             nn.init.uniform_(part.weight, -(sum(fan_in) ** -0.5), sum(fan_in) ** -0.5)
         self.hidden, self.head = nn.Linear(hidden, hidden), nn.Linear(hidden, 2 * action_dim)
 
+    @staticmethod
+    def float32(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        """A narrow product kept out of --bf16: v has to cancel an A_k that is wide next to the noise of the action."""
+        with torch.autocast(x.device.type, enabled=False):
+            return layer(x.to(layer.weight.dtype))
+
     def precompute(self, obs: torch.Tensor, t: torch.Tensor) -> tuple:
         """All that does not depend on A, for the times t (K, B or 1, 1) at once: the rollout's loop is only `step`."""
-        return self.from_obs(obs), self.from_time(t)
+        return self.float32(self.from_obs, obs), self.float32(self.from_time, t)
 
     def step(self, context: tuple, x: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """v and log sigma (B, d) at A_k = x, for the k-th time given to `precompute`."""
         from_obs, from_time = context
-        h = F.relu(self.hidden(F.relu(from_obs + (from_time[k] + self.from_x(x)))))
-        v, log_std = self.head(h).chunk(2, dim=-1)
+        h = relu(self.hidden(relu(from_obs + (from_time[k] + self.float32(self.from_x, x)))))
+        v, log_std = self.float32(self.head, h).chunk(2, dim=-1)
         return v, bounded(log_std, *self.limits)
 
     def forward(self, obs: torch.Tensor, x: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -393,8 +412,9 @@ def actor_loss(actor, critic, obs, noise, alpha):
 
 
 def path_statistics(actor, critic, obs, noise, alpha) -> dict[str, torch.Tensor]:
-    """Mean sigma of each step, and the batch mean of || d loss_b / d A_k || where loss_b is one sample's actor loss:
-    the gradient norms of the paper's Figure 6. Takes frozen views."""
+    """Mean sigma of each step, and the batch mean of || d loss_b / d A_k || where loss_b is one sample's actor loss
+    without A_0's own density, and the later noise is held: the gradient norms of the paper's Figure 6. Takes frozen
+    views."""
     path, log_stds = actor.rollout(obs, noise.clone().requires_grad_())
     loss = alpha * actor.log_prob(path, log_stds, noise) - critic(obs, actor.squash(path[-1])).amin(0)
     gradients = torch.autograd.grad(loss.sum(), path)
@@ -561,17 +581,25 @@ class EventFile(io.FileIO):
 
 def start_run(args: Args, device: torch.device, step: int) -> tuple[str, SummaryWriter]:
     """Make the run's folder and record what is needed to repeat the run; with --resume go on in it after `step`."""
-    name = f"{args.env_id.replace('/', '-')}__{args.exp_name}__{args.seed}__{int(time.time())}"
-    path = args.resume or os.path.join(args.run_dir, name)
-    try:
-        os.makedirs(path, exist_ok=args.resume is not None)
-    except OSError as error:
-        require(False, f"--run-dir {args.run_dir}: {error.strerror or error}; choose a folder that can be written")
+    name, now, path = f"{args.env_id.replace('/', '-')}__{args.exp_name}__{args.seed}", int(time.time()), args.resume
+    while path is None:
+        try:
+            os.makedirs(os.path.join(args.run_dir, f"{name}__{now}"))
+            path = os.path.join(args.run_dir, f"{name}__{now}")
+        except FileExistsError:
+            now += 1  # of a run that began in the same second
+        except OSError as error:
+            require(False, f"--run-dir {args.run_dir}: {error.strerror or error}; choose a folder that can be written")
     if args.track:
         import wandb
 
         names = {"project": args.wandb_project_name, "entity": args.wandb_entity, "id": os.path.basename(path)}
-        wandb.init(config=asdict(args), sync_tensorboard=True, resume="allow", **names)
+        try:
+            wandb.init(config=asdict(args), sync_tensorboard=True, resume="allow", **names)
+        except Exception as error:
+            if not args.resume:
+                os.rmdir(path)
+            require(False, f"--track: {error}; run `wandb login` first, or set WANDB_MODE=offline")
     here = os.path.dirname(os.path.abspath(__file__))
     git = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True)
     versions = {module.__name__: module.__version__ for module in (torch, gym, mujoco, np)}
@@ -592,8 +620,11 @@ def main(args: Args) -> str:
     """Train, or go on with a run, or only evaluate it; returns the run's folder."""
     device = check(args)
     checkpoint = load_checkpoint(args.resume) if args.resume else {"step": 0, "segments": []}
+    was = checkpoint.get("device", device.type)
+    same = was == device.type or args.eval_only
+    require(same, f"--device {device.type}: the checkpoint is of a run on {was}; resume it there")
     require(checkpoint["step"] < args.total_timesteps or args.eval_only, "--resume: finished; raise --total-timesteps")
-    env = make_env(args)
+    env = make_env(args, "" if args.capture_video else None)
     obs_dim, box = env.observation_space.shape[0], env.action_space
     if not args.eval_only:
         buffer = ReplayBuffer(args.buffer_size, obs_dim, box.shape[0], device)
@@ -742,7 +773,8 @@ def main(args: Args) -> str:
             fail(f"{what} raised {error!r}")
 
     loss_sum = torch.zeros((), device=device)  # of the critics: not finite from the first such loss on
-    window_start, steps_per_second = time.perf_counter(), math.nan
+    burn_in = max(buffer.count, args.learning_starts)  # steps/s of a window that begins later has no compilation in it
+    window_start, window_step, steps_per_second = time.perf_counter(), buffer.count, math.nan
     progress = tqdm(total=args.total_timesteps, initial=buffer.count, unit="step", disable=not sys.stderr.isatty())
     for step in range(buffer.count + 1, args.total_timesteps + 1):
         # Act: uniformly at first, as the literature does.
@@ -768,9 +800,11 @@ def main(args: Args) -> str:
 
         # Log and evaluate: the only place that waits for the device, besides acting.
         progress.update()
-        if step % args.log_frequency == 0:
-            now = time.perf_counter()
-            window_start, steps_per_second = now, args.log_frequency / (now - window_start)
+        last = step == args.total_timesteps
+        if step % args.log_frequency == 0 or last:
+            now, warm = time.perf_counter(), window_step > burn_in
+            steps_per_second = (step - window_step) / (now - window_start)
+            window_start, window_step = now, step
             if metrics:
                 own = torch.Generator(device).manual_seed(step)  # logging must not move the training's random numbers
                 batch, noise = buffer.sample(args.batch_size, own), actor.draw_noise(args.batch_size, own)
@@ -778,7 +812,8 @@ def main(args: Args) -> str:
             require_finite()
             for tag, value in metrics.items():
                 writer.add_scalar(tag, value.item(), step)
-            writer.add_scalar("charts/SPS", steps_per_second, step)
+            if warm or last:
+                writer.add_scalar("charts/SPS", steps_per_second, step)
             progress.set_postfix(episodic_return=f"{last_return:.1f}", refresh=False)
         if eval_envs and step % args.eval_frequency == 0:
             start = time.perf_counter()
@@ -791,15 +826,16 @@ def main(args: Args) -> str:
             window_start += time.perf_counter() - start  # steps/s is of training alone
 
         # The model, then a checkpoint: that of the last step says that all is done.
-        if args.save_model and step == args.total_timesteps:
+        if args.save_model and last:
             state = {"actor": actor.state_dict(), "critic": critic.state_dict(), "log_alpha": log_alpha.detach()}
             with guard("writing model.pt"):
                 torch.save(state | {"args": asdict(args)}, os.path.join(path, "model.pt"))
-        due = args.checkpoint_frequency and (step % args.checkpoint_frequency == 0 or step == args.total_timesteps)
+        due = args.checkpoint_frequency and (step % args.checkpoint_frequency == 0 or last)
         if due or STOP:
             require_finite()
             writer.flush()
             state = {name: part.state_dict() for name, part in parts.items()} | {"step": step, "args": asdict(args)}
+            state["device"] = device.type
             state |= {"generator": generator.get_state(), "box": box.np_random.bit_generator.state}
             state |= {"env": capture_env(env), "obs": torch.as_tensor(obs)}
             state["counters"] = (episode_return, episode_length, last_return, metrics)

@@ -130,15 +130,22 @@ def require(condition: bool, message: str):
 
 # sync: environment
 def make_env(args: Args, video_dir: str | None = None) -> gym.Env:
-    """One plain environment: the caller resets it, so that no stored step can cross an episode's end."""
+    """One plain environment: the caller resets it, so that no stored step can cross an episode's end. With video_dir it
+    can render, and records every episode there unless that is ""."""
+    env = None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # the literature's tasks are v4
-            env = gym.make(args.env_id, **({"render_mode": "rgb_array"} if video_dir else {}))
+            env = gym.make(args.env_id, **({"render_mode": "rgb_array"} if video_dir is not None else {}))
+        if video_dir is not None:
+            env.reset()
+            env.render()  # fails here, and not at the first evaluation, where there is no display
     except Exception as error:  # no such id, a missing package, an outdated task: whatever its author raises
+        problem = str(error).partition("\n")[0]
+        require(env is None, f"--capture-video: {problem}; without a display set MUJOCO_GL=egl")
         close = difflib.get_close_matches(args.env_id, set(gym.registry) - {args.env_id}, n=3, cutoff=0.5)
         remedy = f"choose another; the closest ids are: {', '.join(close) or 'none'}"
-        require(False, f"--env-id {args.env_id}: {str(error).partition(chr(10))[0]}; {remedy}")
+        require(False, f"--env-id {args.env_id}: {problem}; {remedy}")
     box, space = env.action_space, env.observation_space
     fits = isinstance(box, gym.spaces.Box) and len(box.shape) == 1
     fits = fits and ((box.low < box.high) & (box.high - box.low < np.inf)).all()
@@ -590,17 +597,25 @@ class EventFile(io.FileIO):
 
 def start_run(args: Args, device: torch.device, step: int) -> tuple[str, SummaryWriter]:
     """Make the run's folder and record what is needed to repeat the run; with --resume go on in it after `step`."""
-    name = f"{args.env_id.replace('/', '-')}__{args.exp_name}__{args.seed}__{int(time.time())}"
-    path = args.resume or os.path.join(args.run_dir, name)
-    try:
-        os.makedirs(path, exist_ok=args.resume is not None)
-    except OSError as error:
-        require(False, f"--run-dir {args.run_dir}: {error.strerror or error}; choose a folder that can be written")
+    name, now, path = f"{args.env_id.replace('/', '-')}__{args.exp_name}__{args.seed}", int(time.time()), args.resume
+    while path is None:
+        try:
+            os.makedirs(os.path.join(args.run_dir, f"{name}__{now}"))
+            path = os.path.join(args.run_dir, f"{name}__{now}")
+        except FileExistsError:
+            now += 1  # of a run that began in the same second
+        except OSError as error:
+            require(False, f"--run-dir {args.run_dir}: {error.strerror or error}; choose a folder that can be written")
     if args.track:
         import wandb
 
         names = {"project": args.wandb_project_name, "entity": args.wandb_entity, "id": os.path.basename(path)}
-        wandb.init(config=asdict(args), sync_tensorboard=True, resume="allow", **names)
+        try:
+            wandb.init(config=asdict(args), sync_tensorboard=True, resume="allow", **names)
+        except Exception as error:
+            if not args.resume:
+                os.rmdir(path)
+            require(False, f"--track: {error}; run `wandb login` first, or set WANDB_MODE=offline")
     here = os.path.dirname(os.path.abspath(__file__))
     git = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True)
     versions = {module.__name__: module.__version__ for module in (torch, gym, mujoco, np)}
@@ -621,8 +636,11 @@ def main(args: Args) -> str:
     """Train, or go on with a run, or only evaluate it; returns the run's folder."""
     device = check(args)
     checkpoint = load_checkpoint(args.resume) if args.resume else {"step": 0, "segments": []}
+    was = checkpoint.get("device", device.type)
+    same = was == device.type or args.eval_only
+    require(same, f"--device {device.type}: the checkpoint is of a run on {was}; resume it there")
     require(checkpoint["step"] < args.total_timesteps or args.eval_only, "--resume: finished; raise --total-timesteps")
-    env = make_env(args)
+    env = make_env(args, "" if args.capture_video else None)
     obs_dim, box = env.observation_space.shape[0], env.action_space
     if not args.eval_only:
         buffer = ReplayBuffer(args.buffer_size, obs_dim, box.shape[0], device)
@@ -768,7 +786,8 @@ def main(args: Args) -> str:
             fail(f"{what} raised {error!r}")
 
     loss_sum = torch.zeros((), device=device)  # of the critics: not finite from the first such loss on
-    window_start, steps_per_second = time.perf_counter(), math.nan
+    burn_in = max(buffer.count, args.learning_starts)  # steps/s of a window that begins later has no compilation in it
+    window_start, window_step, steps_per_second = time.perf_counter(), buffer.count, math.nan
     progress = tqdm(total=args.total_timesteps, initial=buffer.count, unit="step", disable=not sys.stderr.isatty())
     for step in range(buffer.count + 1, args.total_timesteps + 1):
         # Act: uniformly at first, as the literature does.
@@ -795,15 +814,18 @@ def main(args: Args) -> str:
 
         # Log and evaluate: the only place that waits for the device, besides acting.
         progress.update()
-        if step % args.log_frequency == 0:
-            now = time.perf_counter()
-            window_start, steps_per_second = now, args.log_frequency / (now - window_start)
+        last = step == args.total_timesteps
+        if step % args.log_frequency == 0 or last:
+            now, warm = time.perf_counter(), window_step > burn_in
+            steps_per_second = (step - window_step) / (now - window_start)
+            window_start, window_step = now, step
             # sync: end
             require_finite()
             # sync: main/finish
             for tag, value in metrics.items():
                 writer.add_scalar(tag, value.item(), step)
-            writer.add_scalar("charts/SPS", steps_per_second, step)
+            if warm or last:
+                writer.add_scalar("charts/SPS", steps_per_second, step)
             progress.set_postfix(episodic_return=f"{last_return:.1f}", refresh=False)
         if eval_envs and step % args.eval_frequency == 0:
             start = time.perf_counter()
@@ -816,15 +838,16 @@ def main(args: Args) -> str:
             window_start += time.perf_counter() - start  # steps/s is of training alone
 
         # The model, then a checkpoint: that of the last step says that all is done.
-        if args.save_model and step == args.total_timesteps:
+        if args.save_model and last:
             state = {"actor": actor.state_dict(), "critic": critic.state_dict(), "log_alpha": log_alpha.detach()}
             with guard("writing model.pt"):
                 torch.save(state | {"args": asdict(args)}, os.path.join(path, "model.pt"))
-        due = args.checkpoint_frequency and (step % args.checkpoint_frequency == 0 or step == args.total_timesteps)
+        due = args.checkpoint_frequency and (step % args.checkpoint_frequency == 0 or last)
         if due or STOP:
             require_finite()
             writer.flush()
             state = {name: part.state_dict() for name, part in parts.items()} | {"step": step, "args": asdict(args)}
+            state["device"] = device.type
             state |= {"generator": generator.get_state(), "box": box.np_random.bit_generator.state}
             state |= {"env": capture_env(env), "obs": torch.as_tensor(obs)}
             state["counters"] = (episode_return, episode_length, last_return, metrics)

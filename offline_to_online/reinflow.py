@@ -696,17 +696,25 @@ class EventFile(io.FileIO):
 
 def start_run(args: Args, device: torch.device, step: int) -> tuple[str, SummaryWriter]:
     """Make the run's folder and record what is needed to repeat the run; with --resume go on in it after `step`."""
-    name = f"{args.env_id.replace('/', '-')}__{args.exp_name}__{args.seed}__{int(time.time())}"
-    path = args.resume or os.path.join(args.run_dir, name)
-    try:
-        os.makedirs(path, exist_ok=args.resume is not None)
-    except OSError as error:
-        require(False, f"--run-dir {args.run_dir}: {error.strerror or error}; choose a folder that can be written")
+    name, now, path = f"{args.env_id.replace('/', '-')}__{args.exp_name}__{args.seed}", int(time.time()), args.resume
+    while path is None:
+        try:
+            os.makedirs(os.path.join(args.run_dir, f"{name}__{now}"))
+            path = os.path.join(args.run_dir, f"{name}__{now}")
+        except FileExistsError:
+            now += 1  # of a run that began in the same second
+        except OSError as error:
+            require(False, f"--run-dir {args.run_dir}: {error.strerror or error}; choose a folder that can be written")
     if args.track:
         import wandb
 
         names = {"project": args.wandb_project_name, "entity": args.wandb_entity, "id": os.path.basename(path)}
-        wandb.init(config=asdict(args), sync_tensorboard=True, resume="allow", **names)
+        try:
+            wandb.init(config=asdict(args), sync_tensorboard=True, resume="allow", **names)
+        except Exception as error:
+            if not args.resume:
+                os.rmdir(path)
+            require(False, f"--track: {error}; run `wandb login` first, or set WANDB_MODE=offline")
     here = os.path.dirname(os.path.abspath(__file__))
     git = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True)
     versions = {module.__name__: module.__version__ for module in (torch, gym, mujoco, np)}

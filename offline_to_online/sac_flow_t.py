@@ -803,17 +803,25 @@ class EventFile(io.FileIO):
 
 def start_run(args: Args, device: torch.device, step: int) -> tuple[str, SummaryWriter]:
     """Make the run's folder and record what is needed to repeat the run; with --resume go on in it after `step`."""
-    name = f"{args.env_id.replace('/', '-')}__{args.exp_name}__{args.seed}__{int(time.time())}"
-    path = args.resume or os.path.join(args.run_dir, name)
-    try:
-        os.makedirs(path, exist_ok=args.resume is not None)
-    except OSError as error:
-        require(False, f"--run-dir {args.run_dir}: {error.strerror or error}; choose a folder that can be written")
+    name, now, path = f"{args.env_id.replace('/', '-')}__{args.exp_name}__{args.seed}", int(time.time()), args.resume
+    while path is None:
+        try:
+            os.makedirs(os.path.join(args.run_dir, f"{name}__{now}"))
+            path = os.path.join(args.run_dir, f"{name}__{now}")
+        except FileExistsError:
+            now += 1  # of a run that began in the same second
+        except OSError as error:
+            require(False, f"--run-dir {args.run_dir}: {error.strerror or error}; choose a folder that can be written")
     if args.track:
         import wandb
 
         names = {"project": args.wandb_project_name, "entity": args.wandb_entity, "id": os.path.basename(path)}
-        wandb.init(config=asdict(args), sync_tensorboard=True, resume="allow", **names)
+        try:
+            wandb.init(config=asdict(args), sync_tensorboard=True, resume="allow", **names)
+        except Exception as error:
+            if not args.resume:
+                os.rmdir(path)
+            require(False, f"--track: {error}; run `wandb login` first, or set WANDB_MODE=offline")
     here = os.path.dirname(os.path.abspath(__file__))
     git = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True)
     versions = {module.__name__: module.__version__ for module in (torch, gym, mujoco, np)}
@@ -992,7 +1000,7 @@ def main(args: Args) -> str:
             raise SystemExit(1)
 
     loss_sum = torch.zeros((), device=device)  # of the critics: not finite from the first such loss on
-    window_start, steps_per_second = time.perf_counter(), math.nan
+    window_start, window_step, steps_per_second = time.perf_counter(), checkpoint["step"], math.nan
     progress = tqdm(total=last_step, initial=checkpoint["step"], unit="step", disable=not sys.stderr.isatty())
     for step in range(checkpoint["step"] + 1, last_step + 1):
         online_step = step - args.offline_steps
@@ -1023,16 +1031,18 @@ def main(args: Args) -> str:
 
         # Log and evaluate: the only place that waits for the device, besides acting.
         progress.update()
-        if step % args.log_frequency == 0:
+        last = step == last_step
+        if step % args.log_frequency == 0 or last:
             now = time.perf_counter()
-            window_start, steps_per_second = now, args.log_frequency / (now - window_start)
+            steps_per_second = (step - window_step) / (now - window_start)
+            window_start, window_step = now, step
             if metrics:
                 metrics |= statistics(step)
             require_finite()
             for tag, value in metrics.items():
                 writer.add_scalar(tag, value.item(), step)
             writer.add_scalar("charts/SPS", steps_per_second, step)
-        if eval_env and (step % args.eval_frequency == 0 or step in (args.offline_steps, last_step)):
+        if eval_env and (step % args.eval_frequency == 0 or step == args.offline_steps or last):
             start = time.perf_counter()
             scores = evaluate(act, args, eval_env, device)
             for name, value in scores.items():
@@ -1043,10 +1053,10 @@ def main(args: Args) -> str:
             window_start += time.perf_counter() - start  # steps/s is of training alone
 
         # The model, then a checkpoint: that of the last step says that all is done.
-        if args.save_model and step == last_step:
+        if args.save_model and last:
             state = {name: part.state_dict() for name, part in parts.items() if isinstance(part, nn.Module)}
             torch.save(state | {"args": asdict(args)}, os.path.join(path, "model.pt"))
-        due = args.checkpoint_frequency and (step % args.checkpoint_frequency == 0 or step == last_step)
+        due = args.checkpoint_frequency and (step % args.checkpoint_frequency == 0 or last)
         if due or STOP:
             require_finite()
             writer.flush()

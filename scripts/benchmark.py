@@ -155,9 +155,11 @@ def train(script: str, flags: list[str], args) -> dict:
                 raise RuntimeError(f"{' '.join(command)} failed:\n{err}")
             events = EventAccumulator(str(next(Path(folder, f"{i}").iterdir())), size_guidance={"scalars": 0})
             events.Reload()
-            speed = [event.value for event in events.Scalars("charts/SPS") if event.step > starts]
-            ms = float(np.median([1e3 / value for value in speed[2:]]))
-            compile_s = window / speed[0] + window / speed[1] - 2 * window * ms / 1e3
+            ms = float(np.median([1e3 / event.value for event in events.Scalars("charts/SPS")[-args.windows :]]))
+            loss = "losses/policy_loss" if on_policy else "losses/qf_loss"  # from the end of the first window on
+            begin = [event.wall_time for event in events.Scalars("charts/episodic_return") if event.step <= starts][-1:]
+            begin += [event.wall_time for event in events.Tensors("versions/text_summary")][: not begin]
+            compile_s = events.Scalars(loss)[1].wall_time - begin[0] - 2 * window * ms / 1e3
             figures.append((ms, compile_s, int(re.search(r"peak (\d+)", out)[1]) / 2**20))
     return dict(zip(("ms_per_step", "compile_s", "peak_gib"), np.mean(figures, axis=0).tolist(), strict=True))
 

@@ -19,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 FLOWS = ("sac_flow_g.py", "sac_flow_t.py", "sac_flow_naive.py")
 BLOCK = re.compile(r"^ *# sync: (?!end$)(\S+)$\n(.*?)(?=^ *# sync: |\Z)", re.MULTILINE | re.DOTALL)
+NAMES = re.compile(r"^(?:class|def) (\w+)", re.MULTILINE)
 VARIANT_BLOCKS = re.compile(r"\nclass (Velocity|DecoderLayer)\b.*?(?=\n\n\n)", re.DOTALL)
 
 
@@ -79,10 +80,14 @@ def main() -> int:
             expected = piece_of(expected, text) if whole in reference else expected
             if text != expected:
                 differing += 1
-                outcome = (", copied" if expected else ", whose first or last line is gone") if args.fix else ""
-                unmended += not (args.fix and expected)
+                # A block that lost its end marker reaches into the script's own code, which a copy would delete.
+                more = ", ".join(name for name in NAMES.findall(text) if name not in NAMES.findall(expected))
+                fixable = args.fix and expected and not more
+                outcome = ", copied" if fixable else ", whose first or last line is gone" if args.fix else ""
+                outcome = f", and has {more} too: end it by '# sync: end'" if expected and more else outcome
+                unmended += not fixable
                 print(f"{name}: block '{block}' differs from {source}{outcome}")
-                if args.fix and expected:
+                if fixable:
                     marker = re.compile(rf"(^ *# sync: {re.escape(block)}$\n).*?(^ *# sync: |\Z)", re.M | re.S)
                     texts[path] = marker.sub(lambda m, new=expected: m[1] + new + m[2], texts[path], count=1)
                     path.write_text(texts[path])

@@ -104,10 +104,9 @@ def read_run(run: Path) -> list[dict[str, str]]:
     flags, versions = read_table(events, "hyperparameters"), read_table(events, "versions")
 
     # Rows: at every evaluation, and at the end where the run ends between two.
-    total, last = int(flags["total_timesteps"]), {tag: points[-1][0] for tag, points in series.items()}
-    clocks = (("eval/episodic_return", int(flags["eval_frequency"])), ("charts/SPS", int(flags["log_frequency"])))
-    finished = all(last.get(tag, 0) >= total // every * every for tag, every in clocks if every)
-    every, last = int(flags["eval_frequency"]) or 10_000, max(last.values())
+    total = int(flags["total_timesteps"]) + int(flags.get("offline_steps", 0))
+    finished = series.get("charts/SPS", [(0, 0)])[-1][0] == total  # every script writes it at its last step
+    every, last = int(flags["eval_frequency"]) or 10_000, max(points[-1][0] for points in series.values())
     steps = list(range(every, last + 1, every))
     if finished and total > max(steps, default=0):
         steps.append(total)
@@ -161,6 +160,7 @@ def write_csv(path: Path, rows: list[dict[str, str]]):
 def main(args: Args) -> int:
     for root in args.roots:
         require(root.is_dir(), f"{root}: no such folder; name the folders that hold the runs")
+    require(not args.csv.is_dir(), f"--csv {args.csv}: a folder; name a file")
     known = defaultdict(list)  # name of the run -> its rows
     if args.csv.exists():
         with open(args.csv, newline="") as file:
@@ -191,7 +191,10 @@ def main(args: Args) -> int:
     rows = [row for rows in known.values() for row in rows]
     rows.sort(key=lambda row: (row["env"], row["script"], int(row["seed"]), row["run"], int(row["step"])))
     if read:
-        write_csv(args.csv, rows)
+        try:
+            write_csv(args.csv, rows)
+        except OSError as error:
+            require(False, f"--csv {args.csv}: {error.strerror}; choose a file that can be written")
     ended = sum(rows[0]["finished"] == "1" for rows in known.values())
     state = f"{len(known)} runs, {ended} finished, {len(known) - ended} not; {read} read now, {failed} unreadable"
     print(f"{args.csv}: {state}")

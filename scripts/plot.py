@@ -296,7 +296,6 @@ def seeds_text(data: pd.DataFrame) -> str:
 
 
 def save(fig: plt.Figure, args: Args, name: str):
-    args.out.mkdir(parents=True, exist_ok=True)
     for ending in ("svg", "png"):
         path = args.out / f"{args.prefix}{name}.{ending}"
         fig.savefig(path, metadata={"Date": None} if ending == "svg" else None)
@@ -444,7 +443,8 @@ def gradients(args: Args, data: pd.DataFrame):
         ax.set_xlabel("environment steps")
     axes[-1, -1].set_xlabel("rollout step k")
     remark = "Batch mean of the Euclidean norm of d(\u03b1 log p \u2212 min Q)/d$A_k$, one sample's actor loss by the "
-    legend(fig, look, {k: f"k = {k}" for k in look}, remark + "intermediate action. " + BANDS)
+    remark += "intermediate action, without $A_0$'s own density. "
+    legend(fig, look, {k: f"k = {k}" for k in look}, remark + BANDS)
     save(fig, args, "gradients")
 
 
@@ -529,6 +529,10 @@ FIGURES = {function.__name__: function for function in (curves, aggregate, gradi
 
 def main(args: Args):
     require(len(args.figures) > 0, f"name what to draw: {', '.join(FIGURES)}")
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        require(False, f"--out {args.out}: {error.strerror}; choose a folder that can be written")
     data = load(args)
     look = {
         "font.size": 8,

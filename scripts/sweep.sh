@@ -234,9 +234,18 @@ while true; do
     for ((slot = 0; slot < workers; slot++)); do
         while [ $stopping -eq 0 ] && [ -z "${pids[$slot]-}" ] && [ $next -lt ${#jobs[@]} ]; do
             job=${jobs[$next]} next=$((next + 1))
+            log=$state/${names[$job]}.log
+            # Two tasks of a cluster must not train the same run. The run inherits the lock, which ends with it.
+            if command -v flock >/dev/null; then
+                exec 9>"$state/${names[$job]}.lock"
+                if ! flock -n 9; then
+                    failed=$((failed + 1)) failures+=("$log")
+                    say "failed $(describe "$job"): another process trains it"
+                    continue
+                fi
+            fi
             look_up "$job"
             [ "$action" = skip ] && skipped=$((skipped + 1)) && continue
-            log=$state/${names[$job]}.log
             if [ "$action" = restart ] && ! { mkdir -p "$run_dir/aborted" && mv "$folder" "$run_dir/aborted/"; }; then
                 failed=$((failed + 1)) failures+=("$log")
                 continue
@@ -249,6 +258,7 @@ while true; do
             "${command[@]}" >>"$log" 2>&1 </dev/null &
             pids[slot]=$! running[slot]=$job started_at[slot]=$SECONDS
             set +m
+            exec 9>&-
             [ $stopping -eq 0 ] || kill -INT "${pids[$slot]}" 2>/dev/null # the signal came while it was being started
             say "$action $(describe "$job")"
         done

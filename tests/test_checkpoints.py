@@ -256,7 +256,9 @@ def test_a_run_stopped_mid_episode_resumes_exactly(script, flags, start, undistu
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
-@pytest.mark.parametrize(("phase", "call"), [("update", 41), ("evaluation", 3), ("segment", 2), ("swap", 2)])
+@pytest.mark.parametrize(
+    ("phase", "call"), [("stepping", 70), ("update", 41), ("evaluation", 3), ("segment", 2), ("swap", 2)]
+)
 def test_a_signal_ends_the_run_with_its_code_and_the_resume_command(phase, call, number, start, undisturbed):
     stopped = start("sac_flow_g", (hook_signal, phase, number, call))
     assert stopped.code == 128 + number and not stopped.err, stopped
@@ -320,6 +322,36 @@ def test_a_conflicting_flag_names_both_values(finished, start):
         message = f"error: --{flag.replace('_', '-')} {other}: the checkpoint has {own}; "
         assert ended.err.startswith(message) and ended.err.count("\n") == 1, ended
     assert contents(finished.path) == before
+
+
+def test_a_checkpoint_of_another_kind_of_device_is_refused(finished, start):
+    """Its random numbers cannot go on there."""
+    state = torch.load(io.BytesIO(module.read_file(finished.path, "checkpoint.pt")), weights_only=True)
+    assert state["device"] == "cpu"
+    blob = io.BytesIO()
+    torch.save(state | {"device": "cuda"}, blob)
+    module.write_file(str(finished.path / "checkpoint.pt"), blob.getvalue())
+    before = contents(finished.path)
+    ended = start("sac_flow_g", resume=finished.path, total_timesteps=2 * STEPS)
+    assert ended.code == 2 and ended.err.count("\n") == 1, ended
+    assert ended.err.startswith("error: --device cpu: the checkpoint is of a run on cuda; ")
+    assert contents(finished.path) == before
+
+
+def test_steps_per_second_leave_out_compilation_and_evaluation(start):
+    """Windows of random acting and the first with updates are not logged, nor the first behind a resumption."""
+    run = start("sac_flow_g", learning_starts=25, log_frequency=10, total_timesteps=75, batch_size=4)
+    assert [step for step, _ in scalars(run.path)["charts/SPS"]] == [40, 50, 60, 70, 75]
+    run = start("sac_flow_g", resume=run.path, total_timesteps=108)
+    assert run.code == 0, run
+    assert [step for step, _ in scalars(run.path)["charts/SPS"]] == [40, 50, 60, 70, 75, 90, 100, 108]
+
+
+def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(module.time, "time", lambda: 1e9)
+    args = module.Args(run_dir=str(tmp_path), env_id="Hopper-v4")
+    runs = [module.start_run(args, torch.device("cpu"), 0)[0] for _ in range(2)]
+    assert sorted(runs) == sorted(map(str, tmp_path.iterdir())) and len(set(runs)) == 2
 
 
 def test_a_repeated_flag_is_no_conflict(start, undisturbed):

@@ -104,6 +104,8 @@ BAD = [
     ({"eval_frequency": -1}, "--eval-frequency", "0 "),
     ({"eval_episodes": 0}, "--eval-episodes", "1 "),
     ({"seed": -1}, "--seed", "0 "),
+    ({"seed": 2**64}, "--seed", "0 "),
+    ({"critic_hidden_dim": 10**12}, "--critic-hidden-dim", "from 2 to"),
     ({"gamma": 1.1}, "--gamma", "0 to 1"),
     ({"tau": -0.1}, "--tau", "0 to 1"),
     ({"adam_beta1": 1.0}, "--adam-beta1", "0 to"),
@@ -308,6 +310,22 @@ def test_one_changed_character_is_found_and_mended(copies, line, name):
     assert check_sync(copies, "--fix").returncode == 0
     assert all((copies / f"{each}.py").read_text() == (ROOT / f"{each}.py").read_text() for each in SCRIPTS)
     assert check_sync(copies).returncode == 0
+
+
+def test_a_fork_keeps_its_own_network(copies):
+    """The README's recipe; a block that lost its end reaches into the fork's own code, which --fix must not delete."""
+    text, file = (copies / "sac_flow_g.py").read_text(), copies / "my_flow.py"
+    fork = text.replace("torch.sigmoid(self.gate(gate))", "torch.tanh(self.gate(gate))")
+    assert fork != text and text.count("# sync: velocity-g\n") == 1
+    file.write_text(fork.replace("# sync: velocity-g\n", "# sync: end\n"))
+    result = check_sync(copies)
+    assert result.returncode == 0 and "my_flow.py" in result.stdout
+    swallowed = fork.replace("# sync: velocity-g\n", "")
+    file.write_text(swallowed)
+    for flags in ([], ["--fix"]):
+        result = check_sync(copies, *flags)
+        assert result.returncode == 1 and "block 'bounded' differs" in result.stdout
+        assert "has Velocity too: end it by '# sync: end'" in result.stdout and file.read_text() == swallowed
 
 
 def test_fix_can_take_another_source(copies):

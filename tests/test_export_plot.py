@@ -30,15 +30,15 @@ def write_run(root, script="sac_flow_g", env="Toy-v0", seed=1, until=300, time=1
     flags = {"env_id": env, "exp_name": script, "seed": seed} | FLAGS | flags
     for title, table in (("hyperparameters", flags), ("versions", {"torch": "9.9", "git": "a" * 40, "device": "cpu"})):
         writer.add_text(title, "|name|value|\n|-|-|\n" + "\n".join(f"|{key}|{value}|" for key, value in table.items()))
-    write_scalars(writer, range(1, until + 1), seed, offset)
+    write_scalars(writer, range(1, until + 1), seed, offset, flags["total_timesteps"])
     return path
 
 
-def write_scalars(writer, steps, seed=1, offset=0.0):
+def write_scalars(writer, steps, seed=1, offset=0.0, total=300):
     for step in steps:
         if step % 20 == 0:
             writer.add_scalar("charts/episodic_return", step + offset, step)
-        if step % 50 == 0:
+        if step % 50 == 0 or step == total:
             writer.add_scalar("losses/qf_loss", step, step)
             writer.add_scalar("charts/SPS", 100 if step % 100 else 300, step)
             for k in range(11):
@@ -82,6 +82,9 @@ def test_export_has_rows_without_evaluation_and_a_last_one_at_the_end(tmp_path):
     write_run(tmp_path, total_timesteps=330, until=330)
     _, rows = run_export(tmp_path, table=tmp_path / "runs.csv")
     assert rows[-1]["step"] == "330" and rows[-1]["eval_return"] == "" and rows[-1]["train_return"] == "320"
+    assert rows[-1]["finished"] == "1"
+    _, rows = run_export(write_run(tmp_path / "short", total_timesteps=330, until=310), table=tmp_path / "short.csv")
+    assert [(row["step"], row["finished"]) for row in rows] == [("100", "0"), ("200", "0"), ("300", "0")]
     write_run(tmp_path / "silent", seed=2, eval_frequency=0)
     _, rows = run_export(tmp_path / "silent", table=tmp_path / "silent.csv")
     assert [row["step"] for row in rows] == ["300"] and rows[0]["finished"] == "1"
@@ -134,6 +137,10 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, name):
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 2 and result.stderr.startswith("error: --csv") and result.stderr.count("\n") == 1
     assert (tmp_path / "other.csv").read_text() == "a,b\n1,2\n"
+    flag = ["--out", str(tmp_path / "other.csv")] if name == "plot.py" else ["--csv", str(tmp_path)]
+    result = subprocess.run(command[:3] + flag, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 2 and result.stderr.startswith(f"error: {flag[0]} {flag[1]}: ")
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.fixture

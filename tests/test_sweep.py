@@ -179,6 +179,20 @@ def test_resumes_from_the_checkpoint(tmp_path, stand_in):
     assert steps == [[str(step) for step in range(1, 11)]] * 2
 
 
+@pytest.mark.skipif(shutil.which("flock") is None, reason="flock is not installed")
+def test_two_tasks_of_a_cluster_do_not_train_the_same_run(tmp_path, stand_in):
+    """The same array submitted twice."""
+    words = ["--only", 1, *stand_in, "--pause", 0.5]
+    process = subprocess.Popen(command(*words), cwd=ROOT, stdout=subprocess.DEVNULL)
+    wait_for(lambda: len(list(tmp_path.glob("runs/A*/steps"))) == 1)
+    second = sweep(*words)
+    assert second.returncode == 1 and "another process trains it" in second.stdout
+    assert process.wait(timeout=120) == 0 and not (tmp_path / "runs" / "aborted").exists()
+    assert [path.read_text().split()[-1] for path in tmp_path.glob("runs/A*/steps")] == ["10"]
+    third = sweep(*words)
+    assert third.returncode == 0 and "1 finished before" in third.stdout
+
+
 def test_a_run_stopped_in_its_last_step_is_done(tmp_path, stand_in):
     words = [*stand_in, "--steps", 1, "--pause", 3]
     process = subprocess.Popen(command(*words), cwd=ROOT, stdout=subprocess.DEVNULL)

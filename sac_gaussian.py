@@ -109,7 +109,7 @@ def make_env(args: Args, video_dir: str | None = None) -> gym.Env:
             env.reset()
             env.render()  # fails here, and not at the first evaluation, where there is no display
     except Exception as error:  # no such id, a missing package, an outdated task: whatever its author raises
-        problem = str(error).partition("\n")[0]
+        problem, sys.unraisablehook = str(error).partition("\n")[0], lambda _: None  # half-made renderers complain
         require(env is None, f"--capture-video: {problem}; without a display set MUJOCO_GL=egl")
         close = difflib.get_close_matches(args.env_id, set(gym.registry) - {args.env_id}, n=3, cutoff=0.5)
         remedy = f"choose another; the closest ids are: {', '.join(close) or 'none'}"

@@ -6,7 +6,6 @@ it takes longer than they do. A hook in the process plays the misfortune at a ch
 
 import contextlib
 import errno
-import importlib.util
 import io
 import multiprocessing
 import os
@@ -373,18 +372,30 @@ def test_eval_only_prints_and_leaves_the_run_as_it_was(start):
     assert other.code == 0 and other.out != ended.out and contents(run.path) == before
 
 
-def test_eval_only_records_a_video_or_names_the_missing_package(finished, start):
-    before = contents(finished.path)
-    ended = start("sac_flow_g", resume=finished.path, eval_only=True, capture_video=True, eval_episodes=1)
-    if importlib.util.find_spec("moviepy") is None:
-        assert ended.code == 2 and ended.err == "error: --capture-video True: pip install moviepy first\n"
-        assert contents(finished.path) == before
-    elif "Traceback" in ended.err and re.search("GL|render|display", ended.err):
-        pytest.skip("no OpenGL to render with; MUJOCO_GL=egl may help")
-    else:
-        assert ended.code == 0, ended
+def has_egl() -> bool:
+    code = "import gymnasium; env = gymnasium.make('Hopper-v4', render_mode='rgb_array'); env.reset(); env.render()"
+    environment = os.environ | {"MUJOCO_GL": "egl"}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True).returncode == 0
+
+
+def test_a_video_of_an_evaluation(finished, tmp_path):
+    """By --eval-only where something can render; else one line, and nothing is written."""
+    pytest.importorskip("moviepy")
+    before, script = contents(finished.path), str(ROOT / "sac_flow_g.py")
+    command = [sys.executable, script, "--resume", str(finished.path), "--eval-only", "--capture-video"]
+    command += ["--eval-episodes", "1", "--no-compile"]
+    if has_egl():
+        environment = os.environ | {"MUJOCO_GL": "egl"}
+        result = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
         new = contents(finished.path).keys() - before.keys()
         assert len(new) == 1 and new.pop().endswith(".mp4")
+    elsewhere = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "MUJOCO_GL")}
+    train = [sys.executable, script, "--env-id", "Hopper-v4", "--capture-video", "--run-dir", str(tmp_path / "none")]
+    result = subprocess.run(train, env=elsewhere | {"MUJOCO_GL": "glfw"}, capture_output=True, text=True)
+    assert result.returncode == 2 and not (tmp_path / "none").exists()
+    assert "error: --capture-video: " in result.stderr and "set MUJOCO_GL=egl" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def record_transitions(file: str):

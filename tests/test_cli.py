@@ -2,11 +2,13 @@
 
 import ast
 import importlib
+import importlib.machinery
 import os
 import re
 import shutil
 import subprocess
 import sys
+import types
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -163,6 +165,28 @@ def test_missing_packages_are_refused(script, tmp_path, capsys, monkeypatch):
             script.main(script.Args(**small(**{flag: True})))
         assert stop.value.code == 2 and not os.listdir(tmp_path)
         is_one_line(capsys.readouterr().err, "--" + flag.replace("_", "-"), True, f"pip install {package}")
+
+
+def test_track_sends_the_run_or_names_the_remedy(tmp_path, capsys, monkeypatch):
+    """With a stand-in for wandb, which logs in or does not."""
+    sac_flow_g, calls, module = importlib.import_module("sac_flow_g"), [], types.ModuleType("wandb", "")
+    module.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    args = sac_flow_g.Args(**small(track=True, run_dir=str(tmp_path / "runs"), total_timesteps=40))
+    module.init = lambda **flags: calls.append(flags)
+    path = sac_flow_g.main(args)
+    assert len(calls) == 1 and calls[0]["id"] == os.path.basename(path) and calls[0]["sync_tensorboard"]
+    assert calls[0]["config"]["gamma"] == args.gamma and calls[0]["project"] == "sac-flow"
+    capsys.readouterr()
+
+    def init(**_):
+        raise RuntimeError("No API key configured.")
+
+    module.init = init
+    with pytest.raises(SystemExit) as stop:
+        sac_flow_g.main(args)
+    assert re.fullmatch("error: --track: No API key .*WANDB_MODE=offline\n", capsys.readouterr().err)
+    assert stop.value.code == 2 and os.listdir(tmp_path / "runs") == [os.path.basename(path)]
 
 
 def call(*command, **options):

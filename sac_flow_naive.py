@@ -436,7 +436,7 @@ def blas_products():
 # sync: evaluate
 @blas_products()
 def evaluate(actor, envs: list[gym.Env], seed: int, device: torch.device) -> np.ndarray:
-    """Undiscounted returns (n,) of one noise-free episode per environment. Same seed: same start states and A_0."""
+    """Undiscounted returns (n,) of one deterministic episode per environment. Same seed: same start states and A_0."""
     generator, box = torch.Generator(device).manual_seed(seed), envs[0].action_space
     returns, running = np.zeros(len(envs)), np.ones(len(envs), dtype=bool)
     obs = np.stack([env.reset(seed=seed + i)[0] for i, env in enumerate(envs)])

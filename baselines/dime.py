@@ -89,7 +89,7 @@ class Args:
     target_entropy: float | None = None  # target of the bound without the prior's term, nats of u; None is -4 d
     distributional: bool = True  # categorical critics, or the scalar ones that the paper's (29) prints
     atoms: int = 101  # M, atoms of a categorical critic
-    v_max: float | None = None  # atoms evenly on [-v_max, v_max], in units of return; None is the task's preset
+    v_max: float | None = None  # atoms evenly on [-v_max, v_max], in units of return; None is the preset, else 200
     atom_entropy_coef: float = 0.005  # weight of the entropy of the atoms' probabilities in the critic loss
     noise_free_evaluation: bool = False  # evaluate the chain without its noise; the authors' evaluation keeps it
 
@@ -227,6 +227,21 @@ class BatchRenorm(nn.Module):
 
 
 # sync: end
+def lecun_normal(weight: torch.Tensor, fan_in: int):
+    """Flax's default: a normal distribution of variance 1 / fan_in that is cut off at two deviations."""
+    std = fan_in**-0.5 / 0.87962566
+    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+
+
+def initialised(module: nn.Module) -> nn.Module:
+    """`lecun_normal` weights and zero biases in every linear layer."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            lecun_normal(layer.weight, layer.in_features)
+            nn.init.zeros_(layer.bias)
+    return module
+
+
 class Critic(nn.Module):
     """Two Q-functions: obs (B, n), u (B, d) -> logits (2, B, M) of the atoms; with one output the value itself.
 
@@ -238,6 +253,7 @@ class Critic(nn.Module):
         atoms, hidden = (args.atoms if args.distributional else 1), args.critic_hidden_dim
         widths = (obs_dim + action_dim, hidden, hidden, atoms)
         self.layers = nn.ModuleList(nn.ModuleList(map(nn.Linear, widths[:-1], widths[1:])) for _ in range(2))
+        initialised(self.layers)
         self.norms = nn.ModuleList(nn.ModuleList(map(BatchRenorm, widths[:-1])) for _ in range(2))
         self.register_buffer("atoms", torch.linspace(-args.v_max, args.v_max, atoms))
 
@@ -281,16 +297,16 @@ class Actor(nn.Module):
         # Control f(x, s, n), with n embedded as the raw step number.
         self.register_buffer("frequency", torch.linspace(0.1, 100, hidden))
         self.phase, gelu = nn.Parameter(torch.zeros(hidden)), GELU()
-        self.time = nn.Sequential(nn.Linear(2 * hidden, hidden), gelu, nn.Linear(hidden, hidden))
+        self.time = initialised(nn.Sequential(nn.Linear(2 * hidden, hidden), gelu, nn.Linear(hidden, hidden)))
         # First layer by input, W [x; s; t] = W_x x + W_s s + W_t t: only W_x has to be applied at every step.
         fan_in = (obs_dim, self.action_dim, hidden)
         self.from_obs, self.from_x, self.from_time = (nn.Linear(n, hidden, bias=i == 0) for i, n in enumerate(fan_in))
         for part in (self.from_obs, self.from_x, self.from_time):  # initialised as the one layer they are
-            nn.init.uniform_(part.weight, -(sum(fan_in) ** -0.5), sum(fan_in) ** -0.5)
+            lecun_normal(part.weight, sum(fan_in))
+        nn.init.zeros_(self.from_obs.bias)
         second, third, last = (nn.Linear(hidden, n) for n in (hidden, hidden, self.action_dim))
+        self.net = initialised(nn.Sequential(gelu, second, gelu, third, gelu, last))
         nn.init.constant_(last.weight, 1e-8)  # not 0, which would keep the other layers from learning
-        nn.init.zeros_(last.bias)
-        self.net = nn.Sequential(gelu, second, gelu, third, gelu, last)
         self.register_buffer("scale", torch.as_tensor((box.high - box.low) / 2, dtype=torch.float32))
         self.register_buffer("bias", torch.as_tensor((box.high + box.low) / 2, dtype=torch.float32))
 
@@ -452,7 +468,7 @@ def blas_products():
 # sync: evaluate
 @blas_products()
 def evaluate(actor, envs: list[gym.Env], seed: int, device: torch.device) -> np.ndarray:
-    """Undiscounted returns (n,) of one noise-free episode per environment. Same seed: same start states and A_0."""
+    """Undiscounted returns (n,) of one deterministic episode per environment. Same seed: same start states and A_0."""
     generator, box = torch.Generator(device).manual_seed(seed), envs[0].action_space
     returns, running = np.zeros(len(envs)), np.ones(len(envs), dtype=bool)
     obs = np.stack([env.reset(seed=seed + i)[0] for i, env in enumerate(envs)])

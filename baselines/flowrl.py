@@ -5,7 +5,7 @@ released code; the random start is that of sac_flow_g.py. A second critic learns
 the best actions in the replay buffer; where it passes the policy's, the policy is drawn to the buffer's action.
 
     python baselines/flowrl.py --env-id HalfCheetah-v4
-    python baselines/flowrl.py --env-id Hopper-v4 --critic-hidden-dim 256 --hidden-dim 256 --learning-starts 5000
+    python baselines/flowrl.py --env-id Hopper-v4 --critic-hidden-dim 256 --learning-starts 5000
     python baselines/flowrl.py --published --learning-starts 5000               # the authors' own numbers
 
 Their loss adds -Q in reward units to a flow-matching error of order 1, on tasks whose rewards are at most 1. PRESETS
@@ -84,8 +84,8 @@ class Args:
     recent_window: int = 2048  # how many those are
     per_sample_weights: bool = False  # weigh each sample's flow-matching error (the paper), not their mean (the code)
     pre_tanh_endpoint: bool = False  # match the flow to arctanh of the action, where the policy ends, not to the action
-    bc_coeff: float | None = None  # lambda; None is the task's preset
-    reward_scale: float | None = None  # factor on the rewards in the losses; None is the task's preset
+    bc_coeff: float | None = None  # lambda, from 1 on without effect; None is the task's preset, else 0.1
+    reward_scale: float | None = None  # factor on the rewards in the losses; None is the task's preset, else 1
 
     # sync: presets
     def __post_init__(self):
@@ -374,7 +374,7 @@ def blas_products():
 # sync: evaluate
 @blas_products()
 def evaluate(actor, envs: list[gym.Env], seed: int, device: torch.device) -> np.ndarray:
-    """Undiscounted returns (n,) of one noise-free episode per environment. Same seed: same start states and A_0."""
+    """Undiscounted returns (n,) of one deterministic episode per environment. Same seed: same start states and A_0."""
     generator, box = torch.Generator(device).manual_seed(seed), envs[0].action_space
     returns, running = np.zeros(len(envs)), np.ones(len(envs), dtype=bool)
     obs = np.stack([env.reset(seed=seed + i)[0] for i, env in enumerate(envs)])
@@ -576,6 +576,7 @@ def main(args: Args) -> str:
     # sync: end
     sizes = obs_dim, box.shape[0], args.critic_hidden_dim
     critic = nn.ModuleDict({"q": Critic(*sizes), "buffer_q": Critic(*sizes)}).to(device)
+    critic["buffer_q"].load_state_dict(critic["q"].state_dict())  # as the authors start it
     target_critic = copy.deepcopy(critic).requires_grad_(False)
     pairs = list(target_critic.parameters()), list(critic.parameters())
     critic["value"] = value_net(obs_dim, args.critic_hidden_dim).to(device)

@@ -150,7 +150,7 @@ def test_qsm_sampler_moves_to_the_argmax_of_a_quadratic_q():
     noise = actor.draw_noise(2000, torch.Generator().manual_seed(0))
     distance = {}
     for coeff in (0.0, 0.3, 1.0):  # Q = -(u - best)^2
-        actor.denoise = lambda obs, u, embedded, coeff=coeff: coeff * 2 * (u - best)
+        actor.denoise = lambda u, context, coeff=coeff: coeff * 2 * (u - best)
         distance[coeff] = (actor.sample(obs, noise) - best).abs().mean().item()
     assert distance[1.0] < 0.1 < distance[0.3] < distance[0.0]
 
@@ -182,7 +182,51 @@ def test_qsm_explores_in_training_only():
     assert (actor.act(obs, noise) != actor.act(obs, other)).any()
 
 
+def scaled_batch(n: int = 16) -> dict[str, torch.Tensor]:
+    return make_batch(n, 3, BOX) | {"terminated": (torch.arange(n) % 3 == 0).float()}
+
+
+def test_qsm_critic_loss_in_closed_form():
+    """Scaled rewards, the noisy action in the target, the smaller of the target's heads."""
+    torch.manual_seed(0)
+    args = qsm.Args(hidden_dim=8, critic_hidden_dim=8, reward_scale=0.3, gamma=0.9, exploration_noise=0.5)
+    critic, target, batch = qsm.Critic(3, 2, 8), qsm.Critic(3, 2, 8), scaled_batch()
+    actor = qsm.frozen_view(qsm.Actor(3, BOX, args))
+    noise = actor.draw_noise(16, torch.Generator().manual_seed(0))
+    sampled = actor.sample(batch["next_obs"], noise)
+    heads = target(batch["next_obs"], (sampled + 0.5 * noise[-1]).clamp(-1, 1))
+    assert not torch.allclose(*heads)
+    goal = 0.3 * batch["reward"] + 0.9 * (1 - batch["terminated"]) * torch.minimum(*heads)
+    q = critic(batch["obs"], actor.to_unit(batch["action"]))
+    loss, metrics = qsm.critic_loss(critic, target, actor, batch, noise, args)
+    torch.testing.assert_close(loss, ((q - goal) ** 2).mean(1).sum())
+    torch.testing.assert_close(metrics["policy/at_bounds"], (sampled.abs() == 1).float().mean())
+
+
 # DIME.
+
+
+def test_dime_starts_with_flax_weights():
+    """Variance 1 / fan_in, cut off at two deviations, zero biases; the first layer as the one layer it is."""
+    torch.manual_seed(0)
+    args = dime.Args(hidden_dim=256, critic_hidden_dim=256)
+    actor, critic = dime.Actor(40, BOX, args), dime.Critic(40, 2, args)
+    first = (actor.from_obs, actor.from_x, actor.from_time)
+    cases = [(layer, 40 + 2 + 256) for layer in first] + [(actor.net[1], 256), (actor.time[0], 512)]
+    cases += [(layer, layer.in_features) for layer in critic.layers[0]]
+    for layer, fan_in in cases:
+        tolerance = 4 / layer.weight.numel() ** 0.5
+        assert layer.weight.std().item() == pytest.approx(fan_in**-0.5, rel=tolerance)
+        assert layer.weight.abs().max() <= 2 * fan_in**-0.5 / 0.8796
+        assert layer.bias is None or not layer.bias.any()
+
+
+def test_dime_schedule():
+    """eta_n = softplus(beta) c(n) / softplus(friction), c(n) = .999 cos^2(pi/2 (1.008 - (N - n)/N) / 1.008) + .001."""
+    actor = dime.Actor(2, BOX, dime.Args(sampling_steps=16))
+    for n in (0, 1, 7, 15):
+        expected = 0.999 * np.cos(np.pi / 2 * (1.008 - (16 - n) / 16) / 1.008) ** 2 + 0.001
+        assert actor.schedule[n].item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_projection():
@@ -319,6 +363,29 @@ def test_expectile():
     assert found[0.5] == pytest.approx(data.mean().item(), rel=1e-3) and found[0.9] > found[0.5] + 0.5
 
 
+def test_flowrl_critic_loss_in_closed_form():
+    """Scaled rewards; Q bootstraps from itself at the policy's action, Q* from V, and V is an expectile of Q*."""
+    torch.manual_seed(0)
+    args, batch = flowrl.Args(hidden_dim=8, reward_scale=0.3, gamma=0.9, expectile=0.8), scaled_batch()
+    critic, target = (
+        torch.nn.ModuleDict({name: flowrl.Critic(3, 2, 8) for name in ("q", "buffer_q")}) for _ in range(2)
+    )
+    critic["value"] = flowrl.value_net(3, 8)
+    actor = flowrl.frozen_view(flowrl.Actor(3, BOX, args))
+    noise = actor.draw_noise(16, torch.Generator().manual_seed(0))
+    here, there = (batch["obs"], batch["action"]), (batch["next_obs"], actor.act(batch["next_obs"], noise))
+    reward, discount = 0.3 * batch["reward"], 0.9 * (1 - batch["terminated"])
+    goal = reward + discount * torch.minimum(*target["q"](*there))
+    buffer_goal = reward + discount * critic["value"](batch["next_obs"])[:, 0]
+    error = torch.minimum(*target["buffer_q"](*here)) - critic["value"](batch["obs"])[:, 0]
+    expected = ((critic["q"](*here) - goal) ** 2).mean(1).sum()
+    expected += ((critic["buffer_q"](*here) - buffer_goal) ** 2).mean(1).sum()
+    expected += (torch.where(error < 0, 0.2, 0.8) * error**2).mean()
+    loss, buffer_q, _ = flowrl.critic_loss(critic, target, actor, batch, noise, args)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(buffer_q, torch.minimum(*critic["buffer_q"](*here)))
+
+
 def test_flowrl_weights():
     q = torch.zeros(4)
     gain = torch.tensor([-5.0, 0.0, 1.0, 1.5])
@@ -385,6 +452,69 @@ def test_targets_follow_without_a_graph(module, tmp_path, monkeypatch):
 
 
 # All of them.
+
+
+def states(module, steps, folder, **flags) -> list[dict]:
+    """Checkpoints of one run at the given steps."""
+    found, path = [], None
+    for step in steps:
+        if path:
+            module.main(module.read_args(["--resume", path, "--total-timesteps", f"{step}"]))
+        else:
+            flags = {"checkpoint_frequency": 1000, "eval_frequency": 0} | flags
+            path = module.main(small_args(module, total_timesteps=step, run_dir=str(folder), **flags))
+        found.append(module.load_checkpoint(path))
+    return found
+
+
+@pytest.mark.parametrize(("module", "tau"), ((qsm, 0.2), (flowrl, 0.9)), ids=("qsm", "flowrl"))
+def test_targets_take_tau_of_the_online_networks(module, tau, tmp_path):
+    every = {} if module is qsm else {"policy_frequency": 1}
+    old, new = states(module, (40, 41), tmp_path, tau=tau, **every)
+    for key, target in new["target_critic"].items():
+        expected = (1 - tau) * old["target_critic"][key] + tau * new["critic"][key]
+        torch.testing.assert_close(target, expected)
+        assert not torch.equal(target, old["target_critic"][key])
+
+
+def test_flowrl_critics_start_alike(tmp_path, monkeypatch):
+    seen, critic_loss = [], flowrl.critic_loss
+
+    def watched(critic, *inputs):
+        seen.append({name: [p.clone() for p in critic[name].parameters()] for name in ("q", "buffer_q")})
+        return critic_loss(critic, *inputs)
+
+    monkeypatch.setattr(flowrl, "critic_loss", watched)
+    flowrl.main(small_args(flowrl, run_dir=str(tmp_path), total_timesteps=40))
+    for q, buffer_q in zip(seen[0]["q"], seen[0]["buffer_q"], strict=True):
+        assert torch.equal(q, buffer_q)
+    assert any(not torch.equal(*pair) for pair in zip(seen[-1]["q"], seen[-1]["buffer_q"], strict=True))
+
+
+def test_step_sizes_decay(tmp_path):
+    (state,) = states(qsm, (80,), tmp_path / "qsm", policy_decay_steps=100)  # 50 updates, the last of them number 50
+    rate = state["actor_optimizer"]["param_groups"][0]["lr"]
+    assert rate == pytest.approx(3e-4 * 0.5 * (1 + np.cos(np.pi * 49 / 100)))
+    (state,) = states(ppo, (128,), tmp_path / "ppo")  # the fourth of four rollouts
+    assert state["optimizer"]["param_groups"][0]["lr"] == pytest.approx(3e-4 * 0.25)
+    (state,) = states(ppo, (128,), tmp_path / "constant", anneal_lr=False)
+    assert state["optimizer"]["param_groups"][0]["lr"] == 3e-4
+
+
+def test_ppo_clips_the_gradient(tmp_path):
+    """To next to nothing: Adam's epsilon then holds the weights."""
+    moved = {}
+    for norm in (0.5, 1e-12):
+        old, new = states(ppo, (32, 64), tmp_path / f"{norm}", max_grad_norm=norm)
+        moved[norm] = max((new["actor"][key] - old["actor"][key]).abs().max() for key in ("log_std",))
+    assert moved[1e-12] < 1e-8 < 1e-5 < moved[0.5]
+
+
+@pytest.mark.parametrize(("target", "sign"), ((1e3, 1), (-1e3, -1)))
+def test_dime_temperature_meets_its_target(target, sign, tmp_path):
+    old, new = states(dime, (40, 60), tmp_path, target_entropy=target)
+    (before,), (after,) = old["temperature"].values(), new["temperature"].values()
+    assert sign * (after - before) > 0
 
 
 @pytest.mark.parametrize("module", OFF_POLICY, ids=lambda module: module.__name__)

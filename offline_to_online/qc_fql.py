@@ -85,8 +85,12 @@ class Args:
     flow_steps: int = 10  # Euler steps of the flow that is distilled
     policy_hidden_dim: int = 512  # width of the four hidden layers of flow and one-step policy
 
+    def __post_init__(self):
+        if self.distill is None and self.horizon_length == 1 and self.env_id not in ROBOMIMIC:
+            self.distill = 300.0  # FQL's on every OGBench task
 
-PRESETS = {  # distillation, sparse rewards, step limit: the papers' tables for h = 5; FQL takes 300 on OGBench
+
+PRESETS = {  # distillation, sparse rewards, step limit: the papers' tables for h = 5
     "cube-single": (300.0, False, 200),
     "cube-double": (300.0, False, 500),
     "cube-triple": (100.0, False, 1000),
@@ -179,7 +183,11 @@ def make_env(args: Args, video_dir: str | None = None) -> gym.Env:
         kwargs |= {"has_offscreen_renderer": video_dir is not None, "ignore_done": True, "reward_shaping": False}
         kwargs |= {"seed": args.seed}  # it draws the sizes of objects when it is made
         logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
-        env = Robosuite(robosuite.make(made_from["env_name"], **kwargs), args.step_limit)
+        try:
+            env = Robosuite(robosuite.make(made_from["env_name"], **kwargs), args.step_limit)
+        except Exception as error:  # whatever robosuite makes of an older version's flags
+            remedy = f"its env_args build no environment ({error!r}); choose a file made for robosuite 1.5"
+            require(False, f"--dataset-path {args.dataset_path}: {remedy}")
     else:
         try:
             import ogbench.manipspace  # noqa: F401
@@ -249,12 +257,18 @@ def read_env_args(args: Args) -> dict:
     with open_hdf5(args, path) as file:
         missing = "data" not in file or "env_args" not in file["data"].attrs
         require(not missing, f"--dataset-path {path}: no env_args in it; choose a robomimic low_dim file")
-        made_from = json.loads(file["data"].attrs["env_args"])
-    name, kwargs, wanted = made_from["env_name"], made_from["env_kwargs"], ROBOMIMIC[args.env_id]
+        text = file["data"].attrs["env_args"]
+    try:
+        made_from = json.loads(text)
+        name, kwargs, wanted = made_from["env_name"], made_from["env_kwargs"], ROBOMIMIC[args.env_id]
+        robot, controller = kwargs.get("robots", "Panda"), kwargs["controller_configs"]
+        controller = controller.get("body_parts", {}).get("right", controller)  # robosuite 1.5 has one for each part
+        way = controller.get("input_type", "delta" if controller.get("control_delta", True) else "absolute")
+        kind = f"{controller.get('type')} {way}"
+    except Exception as error:  # whatever it holds instead
+        require(False, f"--dataset-path {path}: its env_args are not robomimic's ({error!r}); choose a low_dim file")
     require(name == wanted, f"--dataset-path {path}: of {name}, not of {wanted}; choose another file or --env-id")
-    controller = kwargs["controller_configs"]
-    controller = controller.get("body_parts", {}).get("right", controller)  # robosuite 1.5 has one for each part
-    kind = f"{controller.get('type')} {controller.get('input_type', 'delta')}"
+    require(robot in ("Panda", ["Panda"]), f"--dataset-path {path}: made with {robot}; choose a file of one Panda")
     remedy = "choose a file made with OSC_POSE delta"
     require(kind == "OSC_POSE delta", f"--dataset-path {path}: made with the controller {kind}; {remedy}")
     return made_from
@@ -284,6 +298,8 @@ def load_ogbench(args: Args, file: str, env: gym.Env) -> dict[str, np.ndarray]:
     raw = ogbench.utils.load_dataset(file, add_info=True)
     with np.load(file) as arrays:
         ended = arrays["terminals"][-1]
+        bad = ", ".join(key for key in needed[3:] if not np.isfinite(arrays[key]).all())
+    require(not bad, f"--dataset-path {file}: {bad} not finite (NaN or infinite); download or make it again")
     require(ended, f"--dataset-path {file}: its last row ends no episode; download or make it again")
     ogbench.relabel_utils.relabel_dataset(args.env_id, env, raw)
     reward = -(raw["rewards"] != 0).astype(np.float32) if args.sparse else raw["rewards"]
@@ -305,6 +321,10 @@ def load_robomimic(args: Args, path: str, env: gym.Env) -> dict[str, np.ndarray]
             require(not missing, f"--dataset-path {path}: {demo} without {missing}; choose a robomimic low_dim file")
             lengths = {len(group[key]) for key in needed}
             require(len(lengths) == 1, f"--dataset-path {path}: {demo} has arrays of different lengths; make it again")
+            flat = ", ".join(key for key in needed if group[key].ndim != 1 + (key not in ("rewards", "dones")))
+            require(not flat, f"--dataset-path {path}: {demo} has {flat} of another shape; choose a low_dim file")
+            sparse = np.isin(group["rewards"], (0, 1)).all()
+            require(sparse, f"--dataset-path {path}: {demo} has rewards besides 0 and 1; choose a sparse low_dim file")
             clock = group["states"][:, 0] if "states" in group else np.arange(1)
             ordered = (np.diff(clock) > 0).all()
             require(ordered, f"--dataset-path {path}: the steps of {demo} are out of order; download or make it again")
@@ -449,21 +469,23 @@ def gelu_mlp(sizes: list[int], norm: bool) -> nn.Sequential:
 
 
 class Standardize(nn.Module):
-    """(x - mean) / deviation of the dataset once fitted, before that the identity."""
+    """(x - mean) / deviation of the dataset within [-10, 10] once fitted, before that the identity."""
 
     def __init__(self, n: int):
         super().__init__()
         self.register_buffer("mean", torch.zeros(n))
         self.register_buffer("std", torch.ones(n))
+        self.register_buffer("bound", torch.tensor(math.inf))
 
     def fit(self, x: torch.Tensor):
         """x (N, n). In place, so that frozen views follow; what does not vary is only centred."""
         std, mean = torch.std_mean(x, dim=0)
         self.mean.copy_(mean)
         self.std.copy_(torch.where(std > 1e-4, std, 1.0))
+        self.bound.fill_(10.0)  # what hardly varies in the data may come out at hundreds of deviations online
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return (x - self.mean) / self.std
+        return ((x - self.mean) / self.std).clamp(-self.bound, self.bound)
 
 
 class Critic(nn.Module):
@@ -771,7 +793,8 @@ def main(args: Args) -> str:
         noise = draw_noise(args.batch_size, generator)
         loss, q = critic_loss_fn(critic, target_critic, actor_view, batch, noise, discount)
         descend(critic_optimizer, loss)
-        torch._foreach_lerp_(list(target_critic.parameters()), list(critic.parameters()), args.tau)
+        with torch.no_grad():  # or the targets would drag along the graph of all their updates
+            torch._foreach_lerp_(list(target_critic.parameters()), list(critic.parameters()), args.tau)
         metrics = {"losses/qf_loss": loss.detach(), "losses/qf_values": q}
         # Actor.
         x_0, z = draw_noise(args.batch_size, generator), draw_noise(args.batch_size, generator)
@@ -855,9 +878,12 @@ def main(args: Args) -> str:
         online_step = step - args.offline_steps
         if online_step <= 0 and (step - 1) // args.shard_steps % len(files) != shard:
             shard = (step - 1) // args.shard_steps % len(files)
-            buffer.load(load_dataset(args, files[shard], env))
+            data = load_dataset(args, files[shard], env)
+            warn_without_success(args, files[shard], data)
+            buffer.load(data)
+        metrics = {}  # what is not computed in this step is not logged
         if online_step <= 0 or online_step > args.learning_starts:
-            metrics |= update(online_step > 0)
+            metrics = update(online_step > 0)
             loss_sum += metrics["losses/qf_loss"]
         if online_step > 0:
             queue = queue or list(act(obs, generator, False))

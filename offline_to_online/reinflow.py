@@ -59,14 +59,14 @@ class Args:
     num_envs: int = 50  # environments, stepped in turn
     num_steps: int = 300  # chunks per environment and iteration, which begins with fresh episodes
     batch_size_online: int = 10_000  # chunks per update of PPO
-    update_epochs: int = 5  # passes over an iteration's chunks, fewer beyond --target-kl
+    update_epochs: int = 5  # passes over an iteration's chunks; the actor's end beyond --target-kl
     gamma: float = 0.999  # discount per chunk
     gae_lambda: float = 0.95  # of generalised advantage estimation
     clip_coef: float = 0.01  # PPO's range of the ratio
     ent_coef: float = 0.01  # weight of the chain's entropy per step and dimension
     vf_coef: float = 0.5  # weight of the value loss
     max_grad_norm: float = 25.0  # clip of the gradient's norm
-    target_kl: float = 0.01  # estimated divergence that ends an iteration's updates
+    target_kl: float = 0.01  # estimated divergence that ends an iteration's updates of the actor
     critic_warmup: int = 2  # iterations that update the critic alone
     actor_lr: float = 4.5e-5  # AdamW step size of flow and noise, to less than half along a cosine
     critic_lr: float = 6.5e-4  # AdamW step size of the critic
@@ -188,7 +188,11 @@ def make_env(args: Args, video_dir: str | None = None) -> gym.Env:
         kwargs |= {"has_offscreen_renderer": video_dir is not None, "ignore_done": True, "reward_shaping": False}
         kwargs |= {"seed": args.seed}  # it draws the sizes of objects when it is made
         logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
-        env = Robosuite(robosuite.make(made_from["env_name"], **kwargs), args.step_limit)
+        try:
+            env = Robosuite(robosuite.make(made_from["env_name"], **kwargs), args.step_limit)
+        except Exception as error:  # whatever robosuite makes of an older version's flags
+            remedy = f"its env_args build no environment ({error!r}); choose a file made for robosuite 1.5"
+            require(False, f"--dataset-path {args.dataset_path}: {remedy}")
     else:
         try:
             import ogbench.manipspace  # noqa: F401
@@ -258,12 +262,18 @@ def read_env_args(args: Args) -> dict:
     with open_hdf5(args, path) as file:
         missing = "data" not in file or "env_args" not in file["data"].attrs
         require(not missing, f"--dataset-path {path}: no env_args in it; choose a robomimic low_dim file")
-        made_from = json.loads(file["data"].attrs["env_args"])
-    name, kwargs, wanted = made_from["env_name"], made_from["env_kwargs"], ROBOMIMIC[args.env_id]
+        text = file["data"].attrs["env_args"]
+    try:
+        made_from = json.loads(text)
+        name, kwargs, wanted = made_from["env_name"], made_from["env_kwargs"], ROBOMIMIC[args.env_id]
+        robot, controller = kwargs.get("robots", "Panda"), kwargs["controller_configs"]
+        controller = controller.get("body_parts", {}).get("right", controller)  # robosuite 1.5 has one for each part
+        way = controller.get("input_type", "delta" if controller.get("control_delta", True) else "absolute")
+        kind = f"{controller.get('type')} {way}"
+    except Exception as error:  # whatever it holds instead
+        require(False, f"--dataset-path {path}: its env_args are not robomimic's ({error!r}); choose a low_dim file")
     require(name == wanted, f"--dataset-path {path}: of {name}, not of {wanted}; choose another file or --env-id")
-    controller = kwargs["controller_configs"]
-    controller = controller.get("body_parts", {}).get("right", controller)  # robosuite 1.5 has one for each part
-    kind = f"{controller.get('type')} {controller.get('input_type', 'delta')}"
+    require(robot in ("Panda", ["Panda"]), f"--dataset-path {path}: made with {robot}; choose a file of one Panda")
     remedy = "choose a file made with OSC_POSE delta"
     require(kind == "OSC_POSE delta", f"--dataset-path {path}: made with the controller {kind}; {remedy}")
     return made_from
@@ -293,6 +303,8 @@ def load_ogbench(args: Args, file: str, env: gym.Env) -> dict[str, np.ndarray]:
     raw = ogbench.utils.load_dataset(file, add_info=True)
     with np.load(file) as arrays:
         ended = arrays["terminals"][-1]
+        bad = ", ".join(key for key in needed[3:] if not np.isfinite(arrays[key]).all())
+    require(not bad, f"--dataset-path {file}: {bad} not finite (NaN or infinite); download or make it again")
     require(ended, f"--dataset-path {file}: its last row ends no episode; download or make it again")
     ogbench.relabel_utils.relabel_dataset(args.env_id, env, raw)
     reward = -(raw["rewards"] != 0).astype(np.float32) if args.sparse else raw["rewards"]
@@ -314,6 +326,10 @@ def load_robomimic(args: Args, path: str, env: gym.Env) -> dict[str, np.ndarray]
             require(not missing, f"--dataset-path {path}: {demo} without {missing}; choose a robomimic low_dim file")
             lengths = {len(group[key]) for key in needed}
             require(len(lengths) == 1, f"--dataset-path {path}: {demo} has arrays of different lengths; make it again")
+            flat = ", ".join(key for key in needed if group[key].ndim != 1 + (key not in ("rewards", "dones")))
+            require(not flat, f"--dataset-path {path}: {demo} has {flat} of another shape; choose a low_dim file")
+            sparse = np.isin(group["rewards"], (0, 1)).all()
+            require(sparse, f"--dataset-path {path}: {demo} has rewards besides 0 and 1; choose a sparse low_dim file")
             clock = group["states"][:, 0] if "states" in group else np.arange(1)
             ordered = (np.diff(clock) > 0).all()
             require(ordered, f"--dataset-path {path}: the steps of {demo} are out of order; download or make it again")
@@ -876,7 +892,7 @@ def main(args: Args) -> str:
     def improve(rollout: dict[str, torch.Tensor]) -> dict[str, float]:
         """PPO's updates on one iteration's chunks; returns tag -> value to log."""
         with torch.no_grad():
-            value, next_value = critic(rollout["obs"]).squeeze(2), critic(rollout["next_obs"]).squeeze(2)
+            value, next_value = (critic(actor.normalize(rollout[name])).squeeze(2) for name in ("obs", "next_obs"))
             ends = rollout["terminated"], rollout["ended"], args.gamma, args.gae_lambda
             advantage = advantages(rollout["reward"], value, next_value, *ends)
             flat = {name: rollout[name].flatten(0, 1) for name in ("obs", "chain")}
@@ -889,7 +905,7 @@ def main(args: Args) -> str:
             for index in order.split(args.batch_size_online):
                 batch = {name: values[index] for name, values in flat.items()}
                 # Critic.
-                loss = 0.5 * F.mse_loss(critic(batch["obs"]).squeeze(1), batch["return"])
+                loss = 0.5 * F.mse_loss(critic(actor.normalize(batch["obs"])).squeeze(1), batch["return"])
                 descend(critic_optimizer, args.vf_coef * loss, critic)
                 values = {"losses/value_loss": loss.item()}
                 if iteration >= args.critic_warmup and divergence <= args.target_kl:
@@ -931,7 +947,8 @@ def main(args: Args) -> str:
             t = torch.rand(args.batch_size, 1, generator=generator, device=device)
             loss = flow_loss_fn(actor, batch, noise, t)
             descend(pretrain_optimizer, loss, actor)
-            torch._foreach_lerp_(list(average.parameters()), list(actor.parameters()), 1 - args.ema)
+            with torch.no_grad():  # or the average would drag along the graph of all its updates
+                torch._foreach_lerp_(list(average.parameters()), list(actor.parameters()), 1 - args.ema)
             step += 1
             if step % args.log_frequency == 0:
                 metrics = {"losses/flow_loss": loss.item()}

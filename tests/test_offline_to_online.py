@@ -579,6 +579,8 @@ def test_presets_are_the_papers():
         args = module.with_presets(module.Args(env_id=env_id))
         assert ((args.beta_offline, args.beta_online), args.sparse, args.step_limit) == (beta, sparse, limit)
         assert baseline.with_presets(baseline.Args(env_id=env_id)).distill == beta[0]
+        fql = baseline.with_presets(baseline.Args(env_id=env_id, horizon_length=1))
+        assert fql.distill == (10_000 if env_id == "can" else 300)
     args = module.with_presets(module.Args(env_id="can", beta_online=3.0, step_limit=7, sparse=True))
     assert (args.beta_offline, args.beta_online, args.step_limit, args.sparse) == (10_000, 3.0, 7, True)
 
@@ -616,6 +618,23 @@ def edit_env_args(**changes):
         file["data"].attrs["env_args"] = json.dumps(env_args)
 
     return change
+
+
+def edit_env(**changes):
+    def change(file):
+        env_args = json.loads(file["data"].attrs["env_args"])
+        env_args["env_kwargs"] = {k: v for k, v in (env_args["env_kwargs"] | changes).items() if v is not None}
+        file["data"].attrs["env_args"] = json.dumps(env_args)
+
+    return change
+
+
+def no_json(file):
+    file["data"].attrs["env_args"] = "Lift"
+
+
+def shaped(file):
+    file["data/demo_1/rewards"][2] = 0.3
 
 
 def nan_obs(file):
@@ -683,6 +702,41 @@ BAD = {
     "absolute targets": (
         lambda d, f: lift_of(d, f) | {"dataset_path": changed_hdf5(f, d["lift"], edit_env_args(input_type="absolute"))},
         "--dataset-path .*controller OSC_POSE absolute",
+    ),
+    "env_args that are no JSON": (
+        lambda d, f: lift_of(d, f) | {"dataset_path": changed_hdf5(f, d["lift"], no_json)},
+        "--dataset-path .*not robomimic's",
+    ),
+    "env_args without a controller": (
+        lambda d, f: lift_of(d, f) | {"dataset_path": changed_hdf5(f, d["lift"], edit_env(controller_configs=None))},
+        "--dataset-path .*not robomimic's",
+    ),
+    "an older robosuite's controller": (
+        lambda d, f: (
+            lift_of(d, f)
+            | {
+                "dataset_path": changed_hdf5(
+                    f, d["lift"], edit_env(controller_configs={"type": "OSC_POSE", "control_delta": True})
+                )
+            }
+        ),
+        "--dataset-path .*made for robosuite 1.5",
+    ),
+    "an unknown setting": (
+        lambda d, f: lift_of(d, f) | {"dataset_path": changed_hdf5(f, d["lift"], edit_env(gravity=3))},
+        "--dataset-path .*made for robosuite 1.5",
+    ),
+    "another robot": (
+        lambda d, f: lift_of(d, f) | {"dataset_path": changed_hdf5(f, d["lift"], edit_env(robots=["Sawyer"]))},
+        "--dataset-path .*Sawyer.*Panda",
+    ),
+    "shaped rewards": (
+        lambda d, f: lift_of(d, f) | {"dataset_path": changed_hdf5(f, d["lift"], shaped)},
+        "--dataset-path .*demo_1 has rewards besides 0 and 1",
+    ),
+    "NaN in the state": (
+        lambda d, f: {"dataset_path": changed_npz(f, d[CUBE], qpos=with_nan)},
+        "--dataset-path .*qpos not finite",
     ),
     "NaN in a demonstration": (
         lambda d, f: lift_of(d, f) | {"dataset_path": changed_hdf5(f, d["lift"], nan_obs)},
@@ -780,6 +834,10 @@ def test_short_run_of_every_script(script, data, tmp_path, env_id, capsys):
     assert all(step > 24 for step, _ in seen["charts/episodic_return"])
     assert {length for _, length in seen["charts/episodic_length"]} <= set(range(1, 14))
     assert all(np.isfinite(value) for events in seen.values() for _, value in events)
+    if name in FLOW_SCRIPTS:  # nothing is logged where it was not computed
+        assert max(step for step, _ in seen["losses/flow_loss"]) <= 24
+        learning = [step for step, _ in seen["losses/qf_loss"]]
+        assert not any(24 < step <= 24 + flags["learning_starts"] for step in learning) and max(learning) == last
     assert {"checkpoint.pt", "model.pt"} <= set(os.listdir(path))
     if name != "reinflow":  # a ring that the dataset fills, as large as it needs to be
         rows = {CUBE: 180, "lift": len(raw_steps("lift", data["lift"], script))}[env_id]
@@ -799,6 +857,23 @@ def same_state(one, other):
         assert torch.equal(one, other)
     else:
         assert one == other or one != one
+
+
+@needs_extras
+def test_targets_keep_no_graph(script, data, tmp_path, monkeypatch):
+    """It would grow with every update, until the memory is full."""
+    made, deepcopy = [], script.copy.deepcopy
+
+    def copying(thing, memo=None):
+        copied = deepcopy(thing, memo)
+        made.extend([copied] * (memo is None))
+        return copied
+
+    monkeypatch.setattr(script.copy, "deepcopy", copying)
+    name = script.__name__.removeprefix("o2o_")
+    script.main(script.Args(**small(name, dataset_path=data[CUBE], run_dir=str(tmp_path), eval_frequency=0)))
+    nets = [thing for thing in made if isinstance(thing, torch.nn.Module)]
+    assert nets and not any(parameter.grad_fn is not None for net in nets for parameter in net.parameters())
 
 
 RESUMED = [(name, CUBE, stop) for name in SCRIPTS for stop in (9, 42)]
@@ -887,6 +962,7 @@ def test_alpha_moves_against_the_entropys_distance(data, tmp_path):
     module = load("sac_flow_g")
     for target, sign in ((50.0, 1), (-500.0, -1)):
         flags = small(dataset_path=data[CUBE], run_dir=str(tmp_path / str(target)), eval_frequency=0, pretrain="joint")
+        flags["alpha"] = 0.2
         alphas = [v for _, v in scalars(module.main(module.Args(**flags, target_entropy=target)))["losses/alpha"]]
         assert (np.diff([0.2, *alphas]) * sign >= 0).all() and abs(alphas[-1] - 0.2) > 1e-3
 
@@ -908,3 +984,5 @@ def test_observations_are_normalised_by_the_dataset(data, tmp_path, name):
     norm = module.Standardize(2)
     norm.fit(torch.tensor([[1.0, 3.0], [1.0, 5.0]]))
     assert torch.allclose(norm(torch.tensor([[1.0, 4.0], [2.0, 4.0 + 2**0.5]])), torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+    far = torch.tensor([[1.0, 1e3]])
+    assert norm(far)[0, 1] == 10 and torch.equal(module.Standardize(2)(far), far)

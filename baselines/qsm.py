@@ -99,7 +99,7 @@ class Args:
 # of a trained critic on Hopper, Walker2d and HalfCheetah; elsewhere it is a guess from theirs.
 PUBLISHED = {"q_grad_coeff": 50.0, "reward_scale": 1.0}
 PRESETS = {
-    "InvertedPendulum": {"q_grad_coeff": 1.0, "reward_scale": 1.0},
+    "InvertedPendulum": {"q_grad_coeff": 0.3, "reward_scale": 1.0},
     "Hopper": {"q_grad_coeff": 5.0, "reward_scale": 0.3},
     "Walker2d": {"q_grad_coeff": 7.0, "reward_scale": 0.2},
     "HalfCheetah": {"q_grad_coeff": 3.0, "reward_scale": 0.1},

@@ -729,10 +729,9 @@ SMALL_OFF_POLICY |= {"policy_lr": 1e-3, "q_lr": 1e-3, "buffer_size": 10_000}
 SMALL_DIME = {"total_timesteps": 3000, "batch_size": 64, "sampling_steps": 4, "alpha": 0.01}
 LEARNING = {  # flags, and the return that the best evaluation must reach; at the start it is below 20
     "ppo": ({"total_timesteps": 12_288, "num_steps": 512, "num_minibatches": 8, "policy_lr": 1e-3}, 900),
-    # Its sampler's own noise, in evaluation too, is of the order of the box: it never stands still.
-    "qsm": (SMALL_OFF_POLICY | {"total_timesteps": 5000, "tau": 0.05}, 60),
+    "qsm": (SMALL_OFF_POLICY | {"total_timesteps": 8000, "tau": 0.05}, 300),
     "dime": (SMALL_OFF_POLICY | SMALL_DIME | {"updates_per_step": 1, "policy_frequency": 1}, 500),
-    "flowrl": (SMALL_OFF_POLICY | {"total_timesteps": 5000}, 100),
+    "flowrl": (SMALL_OFF_POLICY | {"total_timesteps": 7000}, 500),
 }
 
 

@@ -71,6 +71,20 @@ def require(condition: bool, message: str):
         raise SystemExit(2)
 
 
+def provenance() -> dict[str, str]:
+    """What a measurement's row says of its circumstances."""
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
+    hardware = f"{names[0] if names else platform.machine()}, {torch.get_num_threads()} thread(s)"
+    return {"date": time.strftime("%Y-%m-%d"), "hardware": hardware, "torch": torch.__version__}
+
+
+def commit() -> str:
+    """The repository's commit, 12 digits."""
+    git = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True)
+    return git.stdout[:12] or "unknown"
+
+
 def gemm_rate(device: str, dtype: torch.dtype) -> float:
     """FLOP/s of a 1024^3 product, with the precision the trainers use: best of 20."""
     torch.set_float32_matmul_precision("medium" if device == "cpu" else "high")
@@ -206,13 +220,9 @@ def main(args: Args):
     require(args.device != "cuda" or torch.cuda.is_available(), "--device cuda: no CUDA device here; use --device cpu")
     if args.small and args.env_ids == Args.env_ids:
         args.env_ids = ("HalfCheetah-v4",)
-    info = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
-    model = names[0] if names else platform.machine()
-    hardware = (
-        torch.cuda.get_device_name() if args.device == "cuda" else f"{model}, {torch.get_num_threads()} thread(s)"
-    )
-    base = {"date": time.strftime("%Y-%m-%d"), "hardware": hardware, "torch": torch.__version__, "device": args.device}
+    base = provenance() | {"device": args.device}
+    if args.device == "cuda":
+        base["hardware"] = torch.cuda.get_device_name()
     rows = []
     small = {s: " " + SMALL if args.small and s != "baselines/ppo" else "" for s in args.scripts}  # PPO is small
     jobs = [(s, v, possible[v] + small[s]) for s in args.scripts for v in args.variants or possible]

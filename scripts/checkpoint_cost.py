@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import torch
+from benchmark import commit, provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -61,6 +62,7 @@ def main():
     shutil.rmtree(folder)
     options.output.parent.mkdir(exist_ok=True)
     with open(options.output, "w", newline="") as file:
+        rows = [row | provenance() | {"git": commit()} for row in rows]
         table = csv.DictWriter(file, rows[0].keys())
         table.writeheader()
         table.writerows(rows)

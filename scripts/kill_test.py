@@ -29,6 +29,7 @@ import time
 from pathlib import Path
 
 import torch
+from benchmark import commit, provenance
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -192,6 +193,7 @@ def main() -> int:
             rows += torture(case, Path(folder), rng, len(rows))
     args.output.parent.mkdir(exist_ok=True)
     with open(args.output, "w", newline="") as file:
+        rows = [row | provenance() | {"git": commit()} for row in rows]
         table = csv.DictWriter(file, rows[0].keys())
         table.writeheader()
         table.writerows(rows)

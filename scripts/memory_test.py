@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 
 import psutil
+from benchmark import commit, provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 TOLERANCE = 8  # MiB, 2 % of what such a run needs
@@ -48,6 +49,7 @@ def main() -> int:
             sys.exit(f"{args.script} ends with {process.returncode}")
     args.output.parent.mkdir(exist_ok=True)
     with open(args.output, "w", newline="") as file:
+        rows = [row | provenance() | {"git": commit()} for row in rows]
         table = csv.DictWriter(file, rows[0].keys())
         table.writeheader()
         table.writerows(rows)

@@ -411,7 +411,8 @@ def aggregate(args: Args, data: pd.DataFrame):
 def gradients(args: Args, data: pd.DataFrame):
     data = with_lines(flows(data, "gradients"), args.by)
     lines, envs = order(data), sorted(data.env.unique())
-    tags = sorted((name for name in data if name.startswith("gradients/step_")), key=lambda name: int(name[15:]))
+    tags = [name for name in data if name.startswith("gradients/step_") and data[name].notna().any()]
+    tags.sort(key=lambda name: int(name[15:]))
     look = ramp(list(range(len(tags))))
     fig, axes = grid(len(envs), len(lines) + 1, sharey="row")
     print("Gradient norm at A_k, mean over the second half of training and over seeds\n")

@@ -81,7 +81,9 @@ def main() -> int:
             if text != expected:
                 differing += 1
                 # A block that lost its end marker reaches into the script's own code, which a copy would delete.
-                more = ", ".join(name for name in NAMES.findall(text) if name not in NAMES.findall(expected))
+                names, known = NAMES.findall(text), NAMES.findall(expected)
+                swallowed = len(names) > len(known) and not args.source
+                more = ", ".join(name for name in names if name not in known) if swallowed else ""
                 fixable = args.fix and expected and not more
                 outcome = ", copied" if fixable else ", whose first or last line is gone" if args.fix else ""
                 outcome = f", and has {more} too: end it by '# sync: end'" if expected and more else outcome

@@ -41,7 +41,10 @@ while [ $# -gt 0 ]; do
         [ $# -gt 1 ] || die "$1: a value is missing"
         case $1 in
         --env-ids) envs=$2 ;;
-        --seeds) [[ $2 =~ ^[1-9][0-9]*$ ]] && seeds=$2 || die "--seeds $2: must be a positive number" ;;
+        --seeds)
+            [[ $2 =~ ^[1-9][0-9]*$ ]] || die "--seeds $2: must be a positive number"
+            seeds=$2
+            ;;
         --python) python=$2 ;;
         *) machine+=("$1" "$2") ;;
         esac

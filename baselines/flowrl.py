@@ -134,7 +134,8 @@ def make_env(args: Args, video_dir: str | None = None) -> gym.Env:
             env.reset()
             env.render()  # fails here, and not at the first evaluation, where there is no display
     except Exception as error:  # no such id, a missing package, an outdated task: whatever its author raises
-        problem, sys.unraisablehook = str(error).partition("\n")[0], lambda _: None  # half-made renderers complain
+        problem = str(error).partition("\n")[0]
+        sys.unraisablehook = lambda _: None  # a half-made renderer complains when it is deleted
         require(env is None, f"--capture-video: {problem}; without a display set MUJOCO_GL=egl")
         close = difflib.get_close_matches(args.env_id, set(gym.registry) - {args.env_id}, n=3, cutoff=0.5)
         remedy = f"choose another; the closest ids are: {', '.join(close) or 'none'}"
@@ -521,9 +522,10 @@ def start_run(args: Args, device: torch.device, step: int) -> tuple[str, Summary
     """Make the run's folder and record what is needed to repeat the run; with --resume go on in it after `step`."""
     name, now, path = f"{args.env_id.replace('/', '-')}__{args.exp_name}__{args.seed}", int(time.time()), args.resume
     while path is None:
+        folder = os.path.join(args.run_dir, f"{name}__{now}")
         try:
-            os.makedirs(os.path.join(args.run_dir, f"{name}__{now}"))
-            path = os.path.join(args.run_dir, f"{name}__{now}")
+            os.makedirs(folder)
+            path = folder
         except FileExistsError:
             now += 1  # of a run that began in the same second
         except OSError as error:

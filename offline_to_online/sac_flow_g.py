@@ -816,9 +816,10 @@ def start_run(args: Args, device: torch.device, step: int) -> tuple[str, Summary
     """Make the run's folder and record what is needed to repeat the run; with --resume go on in it after `step`."""
     name, now, path = f"{args.env_id.replace('/', '-')}__{args.exp_name}__{args.seed}", int(time.time()), args.resume
     while path is None:
+        folder = os.path.join(args.run_dir, f"{name}__{now}")
         try:
-            os.makedirs(os.path.join(args.run_dir, f"{name}__{now}"))
-            path = os.path.join(args.run_dir, f"{name}__{now}")
+            os.makedirs(folder)
+            path = folder
         except FileExistsError:
             now += 1  # of a run that began in the same second
         except OSError as error:

@@ -173,7 +173,8 @@ class Robosuite(gym.Env):
 
 
 def make_env(args: Args, video_dir: str | None = None) -> gym.Env:
-    """The task's environment: its reset takes a seed, of which, with the actions since, everything is a function."""
+    """The task's environment: its reset takes a seed, of which, with the actions since, everything is a function. With
+    video_dir it can render, and records evaluations' first episodes there unless that is ""."""
     warnings.filterwarnings("ignore", message=".*(precision lowered|GLFW|DISPLAY).*")
     if args.env_id in ROBOMIMIC:
         made_from = read_env_args(args)
@@ -205,7 +206,15 @@ def make_env(args: Args, video_dir: str | None = None) -> gym.Env:
         own = {"action_space": core.action_space, "render_mode": "rgb_array"}
         core.__class__ = type(type(core).__name__, (type(core),), own)
         env = gym.wrappers.TransformReward(env, lambda reward: -float(reward != 0)) if args.sparse else env
-    if video_dir:  # of every evaluation's first episode
+    if video_dir is not None:
+        try:
+            env.reset(seed=0)
+            env.render()  # fails here, and not at the first evaluation, where there is no display
+        except Exception as error:  # whatever the renderer makes of it
+            problem = str(error).partition("\n")[0]
+            sys.unraisablehook = lambda _: None  # a half-made renderer complains when it is deleted
+            require(False, f"--capture-video: {problem}; without a display set MUJOCO_GL=egl")
+    if video_dir:
         return gym.wrappers.RecordVideo(env, video_dir, episode_trigger=lambda i: i % args.eval_episodes == 0)
     return env
 
@@ -754,11 +763,14 @@ def main(args: Args) -> str:
     device = check(args)
     require(args.min_std < args.max_std, f"--min-std {args.min_std}: must be below --max-std")
     checkpoint = load_checkpoint(args.resume) if args.resume else {"step": 0, "segments": []}
+    was = checkpoint.get("device", device.type)
+    same = was == device.type or args.eval_only
+    require(same, f"--device {device.type}: the checkpoint is of a run on {was}; resume it there")
     last_step = args.offline_steps + args.total_timesteps
     require(checkpoint["step"] < last_step or args.eval_only, "--resume: finished; raise --total-timesteps")
     files = find_dataset(args)
     require(len(files) == 1, f"--dataset-path {args.dataset_path}: a folder of shards; name one file, or its only one")
-    env, eval_env = make_env(args), None
+    env, eval_env = make_env(args, "" if args.capture_video else None), None
     obs_dim, action_dim = env.observation_space.shape[0], env.action_space.shape[0]
     chunk_dim = args.horizon_length * action_dim
     obs_range, action_range = torch.zeros(2, obs_dim), torch.zeros(2, chunk_dim)  # or those of the checkpoint
@@ -841,6 +853,7 @@ def main(args: Args) -> str:
     def snapshot() -> dict:
         state = {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
         state |= {"step": step, "args": asdict(args), "generator": generator.get_state()}
+        state["device"] = device.type
         state |= {"data": buffer.fingerprint, "counters": (episode, iteration)}
         return state | {"scale": torch.tensor([scale.count, scale.mean, scale.var], dtype=torch.float64)}
 
@@ -972,7 +985,9 @@ def main(args: Args) -> str:
             for tag, value in metrics.items():
                 writer.add_scalar(tag, value, step)
             now = time.perf_counter()
-            writer.add_scalar("charts/SPS", (step - window_step) / (now - window_start), step)
+            warm = window_step > checkpoint["step"] and not window_step <= args.offline_steps < step  # nothing compiled
+            if warm or step == last_step:
+                writer.add_scalar("charts/SPS", (step - window_step) / (now - window_start), step)
             window_start, window_step = now, step
 
         if eval_env and due(args.eval_frequency, before):

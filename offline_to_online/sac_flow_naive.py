@@ -187,7 +187,8 @@ class Robosuite(gym.Env):
 
 
 def make_env(args: Args, video_dir: str | None = None) -> gym.Env:
-    """The task's environment: its reset takes a seed, of which, with the actions since, everything is a function."""
+    """The task's environment: its reset takes a seed, of which, with the actions since, everything is a function. With
+    video_dir it can render, and records evaluations' first episodes there unless that is ""."""
     warnings.filterwarnings("ignore", message=".*(precision lowered|GLFW|DISPLAY).*")
     if args.env_id in ROBOMIMIC:
         made_from = read_env_args(args)
@@ -219,7 +220,15 @@ def make_env(args: Args, video_dir: str | None = None) -> gym.Env:
         own = {"action_space": core.action_space, "render_mode": "rgb_array"}
         core.__class__ = type(type(core).__name__, (type(core),), own)
         env = gym.wrappers.TransformReward(env, lambda reward: -float(reward != 0)) if args.sparse else env
-    if video_dir:  # of every evaluation's first episode
+    if video_dir is not None:
+        try:
+            env.reset(seed=0)
+            env.render()  # fails here, and not at the first evaluation, where there is no display
+        except Exception as error:  # whatever the renderer makes of it
+            problem = str(error).partition("\n")[0]
+            sys.unraisablehook = lambda _: None  # a half-made renderer complains when it is deleted
+            require(False, f"--capture-video: {problem}; without a display set MUJOCO_GL=egl")
+    if video_dir:
         return gym.wrappers.RecordVideo(env, video_dir, episode_trigger=lambda i: i % args.eval_episodes == 0)
     return env
 
@@ -847,10 +856,13 @@ def main(args: Args) -> str:
     args = with_presets(args)
     device = check(args)
     checkpoint = load_checkpoint(args.resume) if args.resume else {"step": 0, "segments": []}
+    was = checkpoint.get("device", device.type)
+    same = was == device.type or args.eval_only
+    require(same, f"--device {device.type}: the checkpoint is of a run on {was}; resume it there")
     last_step = args.offline_steps + args.total_timesteps
     require(checkpoint["step"] < last_step or args.eval_only, "--resume: finished; raise --total-timesteps")
     files = find_dataset(args)
-    env, eval_env = make_env(args), None
+    env, eval_env = make_env(args, "" if args.capture_video else None), None
     obs_dim, action_dim = env.observation_space.shape[0], env.action_space.shape[0]
     if not args.eval_only:
         # The shard of the first update, or of the checkpoint's last.
@@ -1005,6 +1017,7 @@ def main(args: Args) -> str:
             raise SystemExit(1)
 
     loss_sum = torch.zeros((), device=device)  # of the critics: not finite from the first such loss on
+    first_online = args.offline_steps + args.learning_starts  # behind it more is compiled
     window_start, window_step, steps_per_second = time.perf_counter(), checkpoint["step"], math.nan
     progress = tqdm(total=last_step, initial=checkpoint["step"], unit="step", disable=not sys.stderr.isatty())
     for step in range(checkpoint["step"] + 1, last_step + 1):
@@ -1042,6 +1055,7 @@ def main(args: Args) -> str:
         last = step == last_step
         if step % args.log_frequency == 0 or last:
             now = time.perf_counter()
+            warm = window_step > checkpoint["step"] and not window_step <= first_online < step  # nothing compiled
             steps_per_second = (step - window_step) / (now - window_start)
             window_start, window_step = now, step
             if metrics:
@@ -1049,7 +1063,8 @@ def main(args: Args) -> str:
             require_finite()
             for tag, value in metrics.items():
                 writer.add_scalar(tag, value.item(), step)
-            writer.add_scalar("charts/SPS", steps_per_second, step)
+            if warm or last:
+                writer.add_scalar("charts/SPS", steps_per_second, step)
         if eval_env and (step % args.eval_frequency == 0 or step == args.offline_steps or last):
             start = time.perf_counter()
             scores = evaluate(act, args, eval_env, device)
@@ -1069,7 +1084,7 @@ def main(args: Args) -> str:
             require_finite()
             writer.flush()
             state = {name: part.state_dict() for name, part in parts.items()} | {"step": step, "args": asdict(args)}
-            state |= {"generator": generator.get_state(), "data": buffer.fingerprint}
+            state |= {"generator": generator.get_state(), "data": buffer.fingerprint, "device": device.type}
             state |= {"queue": list(map(torch.as_tensor, queue)), "taken": list(map(torch.as_tensor, taken))}
             state["counters"] = episode, episode_return, last_return, metrics
             segments = save_checkpoint(path, state, buffer, segments)

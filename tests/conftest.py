@@ -1,6 +1,8 @@
 """Shared fixtures: the four scripts as modules, and a toy environment whose transitions can be recognised."""
 
 import importlib
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -93,3 +95,10 @@ def scalars(run_dir) -> dict[str, list[tuple[int, float]]]:
     events = EventAccumulator(str(run_dir), size_guidance={"scalars": 0, "tensors": 0})
     events.Reload()
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def has_egl() -> bool:
+    """Whether MuJoCo can render here without a display."""
+    code = "import gymnasium; env = gymnasium.make('Hopper-v4', render_mode='rgb_array'); env.reset(); env.render()"
+    environment = os.environ | {"MUJOCO_GL": "egl"}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True).returncode == 0

@@ -23,7 +23,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SCRIPTS, CountingEnv, scalars
+from conftest import ROOT, SCRIPTS, CountingEnv, has_egl, scalars
 
 import sac_flow_g as module  # the blocks under test are the same in all scripts, which test_cli.py checks
 
@@ -370,12 +370,6 @@ def test_eval_only_prints_and_leaves_the_run_as_it_was(start):
     assert contents(run.path) == before
     other = start("sac_flow_g", resume=run.path, eval_only=True, eval_episodes=5)
     assert other.code == 0 and other.out != ended.out and contents(run.path) == before
-
-
-def has_egl() -> bool:
-    code = "import gymnasium; env = gymnasium.make('Hopper-v4', render_mode='rgb_array'); env.reset(); env.render()"
-    environment = os.environ | {"MUJOCO_GL": "egl"}
-    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True).returncode == 0
 
 
 def test_a_video_of_an_evaluation(finished, tmp_path):

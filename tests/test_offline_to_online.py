@@ -1,16 +1,19 @@
 """Offline-to-online: data in the official formats, chunks of them, flow matching, and short runs of every script."""
 
+import csv
 import importlib.util
+import io
 import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, scalars
+from conftest import ROOT, has_egl, scalars
 
 FLOW_SCRIPTS = ("sac_flow_g", "sac_flow_t", "sac_flow_naive")
 SCRIPTS = (*FLOW_SCRIPTS, "qc_fql", "reinflow")
@@ -923,6 +926,80 @@ def test_resuming_needs_the_same_data(data, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         module.main(module.read_args(["--resume", run, "--total-timesteps", "40"]))
     assert stop.value.code == 2 and "have changed" in capsys.readouterr().err
+
+
+@needs_extras
+@pytest.mark.parametrize("name", ["sac_flow_g", "qc_fql", "reinflow"])
+def test_a_checkpoint_of_another_kind_of_device_is_refused(name, data, tmp_path, capsys):
+    """Its random numbers cannot go on there."""
+    module = load(name)
+    flags = small(name, dataset_path=data[CUBE], run_dir=str(tmp_path), eval_frequency=0, offline_steps=2)
+    run = module.main(module.Args(**flags | {"total_timesteps": 0}))
+    blob = io.BytesIO()
+    state = torch.load(io.BytesIO(module.read_file(run, "checkpoint.pt")), weights_only=True)
+    torch.save(state | {"device": "cuda"}, blob)
+    module.write_file(os.path.join(run, "checkpoint.pt"), blob.getvalue())
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        module.main(module.read_args(["--resume", run, "--total-timesteps", "40"]))
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1
+    assert error.startswith("error: --device cpu: the checkpoint is of a run on cuda; ")
+
+
+@needs_extras
+@pytest.mark.parametrize(("name", "online"), [("sac_flow_g", [28, 36]), ("reinflow", [88, 94])])
+def test_steps_per_second_leave_out_compilation(name, online, data, tmp_path):
+    """Not the first window, nor the one in which the first update online, or ReinFlow's first iteration, falls."""
+    module = load(name)
+    flags = small(name, dataset_path=data[CUBE], run_dir=str(tmp_path), eval_frequency=0)
+    run = module.main(module.Args(**flags | ({"total_timesteps": 12} if name == "sac_flow_g" else {})))
+    assert [step for step, _ in scalars(run)["charts/SPS"]] == [8, 12, 16, 20, 24, *online]
+
+
+@needs_extras
+@pytest.mark.parametrize("env_id", [CUBE, "lift"])
+def test_a_video_of_an_evaluation(env_id, data, tmp_path):
+    """Of its first episode, where something can render; else one line, and nothing is written."""
+    pytest.importorskip("moviepy")
+    flags = small(env_id=env_id, dataset_path=data[env_id], offline_steps=1, total_timesteps=0, run_dir=str(tmp_path))
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items() if name != "compile"]
+    command = [sys.executable, str(ROOT / "offline_to_online" / "sac_flow_g.py"), *flags]
+    command += ["--no-compile", "--capture-video"]
+    if has_egl():
+        result = subprocess.run(command, env=os.environ | {"MUJOCO_GL": "egl"}, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        (video,) = tmp_path.glob("*/videos/*/*.mp4")
+        import moviepy
+
+        with moviepy.VideoFileClip(str(video)) as clip:
+            frames = list(clip.iter_frames())
+        assert 10 <= len(frames) <= 14  # of 14: the codec drops some
+        assert any((frame != frames[0]).any() for frame in frames), "nothing moves"
+    if env_id == CUBE:  # robosuite chooses its renderer itself
+        elsewhere = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "MUJOCO_GL")}
+        command[-1:] = ["--capture-video", "--run-dir", str(tmp_path / "none")]
+        result = subprocess.run(command, env=elsewhere | {"MUJOCO_GL": "glfw"}, capture_output=True, text=True)
+        assert result.returncode == 2 and not (tmp_path / "none").exists(), result.stderr
+        assert "error: --capture-video: " in result.stderr and "set MUJOCO_GL=egl" in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+@needs_extras
+def test_shards_need_the_memory_of_one(tmp_path):
+    """Twelve shards of 20 020 rows take hardly more than two: what they held together would be 100 MiB more."""
+    peaks = []
+    for shards in (2, 12):
+        table = tmp_path / f"{shards}.csv"
+        command = [sys.executable, ROOT / "scripts" / "shard_memory.py", "--rows", "20020", "--output", table]
+        result = subprocess.run([*command, "--shards", str(shards)], capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        assert result.stderr.count("no success") == shards  # each was loaded
+        with open(table, newline="") as file:
+            (row,) = csv.DictReader(file)
+        assert int(row["rows"]) == 20020 * shards
+        peaks.append(float(row["peak_gib"]))
+    assert peaks[1] - peaks[0] < 0.06, peaks
 
 
 @needs_extras

@@ -4,6 +4,7 @@
     python scripts/plot.py curves --returns both --where "env == 'Hopper-v4' and total_timesteps == 100000"
     python scripts/plot.py curves --by alpha    # one line per script and value of a flag
     python scripts/plot.py aggregate gradients steps speed table --csv results/humanoid.csv --out /tmp/figures
+    python scripts/plot.py curves table --csv results/offline_to_online.csv --returns success
 
     curves      returns over training, a panel per environment
     aggregate   interquartile mean over environments and seeds during and after training, performance profile
@@ -48,9 +49,13 @@ STYLES = {
     "qsm": ("QSM", "#cc79a7", "P", (5, 1, 1, 1)),
     "dime": ("DIME", "#56b4e9", "X", ()),
     "flowrl": ("FlowRL", "#882255", "*", (2, 1)),
+    "o2o_qc_fql": ("QC-FQL", "#009e73", "D", (4, 1.5)),
+    "o2o_reinflow": ("ReinFlow", "#882255", "v", (3, 1)),
 }
+STYLES |= {f"o2o_{script}": STYLES[script] for script in ("sac_flow_naive", "sac_flow_g", "sac_flow_t")}
 SPARE = [("#999933", "v", ()), ("#332288", "P", (5, 1, 1, 1)), ("#44aa99", "X", (3, 1)), ("#aa4499", "*", (1, 1))]
 RETURNS = {"eval_return": "undiscounted evaluation return", "train_return": "undiscounted training return"}
+RETURNS |= {"eval/success": "success rate of evaluation"}
 SYMBOLS = {"sampling_steps": "K"}
 KEYS = ("run", "script", "env", "seed", "step", "finished")
 NOT_FLAGS = ("train_return", "train_episodes", "eval_return", "eval_return_std", "steps_per_second", "bytes", "line")
@@ -95,8 +100,8 @@ class Args:
     """rows to use, a condition over the columns in pandas' query language"""
     by: list[str] = field(default_factory=list)
     """flags whose values get a line each"""
-    returns: Literal["eval", "train", "both"] = "eval"
-    """noise-free evaluation, training episodes with the policy's noise, or a row of panels for each"""
+    returns: Literal["eval", "train", "both", "success"] = "eval"
+    """noise-free evaluation, training episodes with the policy's noise, a row of panels for each, or success rate"""
     unfinished: bool = False
     """use runs that have not reached their last step as well"""
     baseline: str = "sac_gaussian"
@@ -323,15 +328,22 @@ def curves(args: Args, data: pd.DataFrame):
             steps_axis(ax, here)
             number_axis(ax.yaxis, here[metric].abs().max())
             ax.set_title(env if j == 0 else "")
-            ax.set_xlabel("environment steps" if j == len(chosen) - 1 else "")
+            offline = here["offline_steps"].dropna().unique() if "offline_steps" in here else []
+            for step in offline:
+                ax.axvline(step, color="0.6", linewidth=0.8, linestyle=":", zorder=0)
+            steps_name = "offline updates : environment steps" if len(offline) else "environment steps"
+            ax.set_xlabel(steps_name if j == len(chosen) - 1 else "")
             ax.set_ylabel(RETURNS[metric] if i % columns == 0 else "")
+            if metric == "eval/success":
+                ax.set_ylim(-0.02, 1.02)
     names = {line: f"{line} ({seeds_text(data[data.line == line])})" for line in lines}
     legend(fig, look, names, BANDS)
     save(fig, args, "curves")
 
 
 def metrics(args: Args) -> list[str]:
-    return {"eval": ["eval_return"], "train": ["train_return"], "both": ["eval_return", "train_return"]}[args.returns]
+    one = {"eval": ["eval_return"], "train": ["train_return"], "success": ["eval/success"]}
+    return (one | {"both": ["eval_return", "train_return"]})[args.returns]
 
 
 def scores(args: Args, data: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -519,8 +531,9 @@ def table(args: Args, data: pd.DataFrame):
             for env in envs:
                 mine = data[(data.line == line) & (data.env == env)]
                 values = mine[mine.step == data[data.env == env].step.max()][metric].dropna()
-                spread = f" \u00b1 {values.std():.0f}" if len(values) > 1 else ""
-                cells.append(f"{values.mean():.0f}{spread} ({len(values)})" if len(values) else "\u2013")
+                digits = 2 if metric == "eval/success" else 0
+                spread = f" \u00b1 {values.std():.{digits}f}" if len(values) > 1 else ""
+                cells.append(f"{values.mean():.{digits}f}{spread} ({len(values)})" if len(values) else "\u2013")
             print(f"| {line} | {' | '.join(cells)} |")
         print()
 
@@ -535,6 +548,9 @@ def main(args: Args):
     except OSError as error:
         require(False, f"--out {args.out}: {error.strerror}; choose a folder that can be written")
     data = load(args)
+    if args.returns == "success":
+        fits = set(args.figures) <= {"curves", "table"} and "eval/success" in data.columns
+        require(fits, f"--returns success: is for curves and table of runs in {args.csv} that have it; choose eval")
     look = {
         "font.size": 8,
         "axes.titlesize": 9,

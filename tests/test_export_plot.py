@@ -181,6 +181,30 @@ def test_table_shows_the_returns_at_the_end(plot, table, capsys):
     assert "| Flow-G | 3302 \u00b1 1 (3) | 3302 \u00b1 1 (3) |" in capsys.readouterr().out
 
 
+def test_success_rates_of_offline_to_online_runs(plot, table, tmp_path, capsys):
+    """Steps count offline updates and environment steps; a table without success rates is refused."""
+    for script, success in (("o2o_sac_flow_g", 0.25), ("o2o_qc_fql", 0.75)):
+        for seed in (1, 2):
+            path = write_run(tmp_path / "o2o", script, seed=seed, until=400, offline_steps=100)
+            writer = SummaryWriter(str(path))
+            for step in (100, 200, 300, 400):
+                writer.add_scalar("eval/success", success * (step == 400) + 0.01 * seed, step)
+            writer.add_scalar("charts/SPS", 100, 400)
+            writer.close()
+    _, rows = run_export(tmp_path / "o2o", table=tmp_path / "o2o.csv")
+    assert {row["finished"] for row in rows} == {"1"} and {row["step"] for row in rows} == {"100", "200", "300", "400"}
+    flags = {"csv": tmp_path / "o2o.csv", "out": tmp_path, "returns": "success"}
+    plot.main(plot.Args(figures=["curves", "table"], **flags))
+    out = capsys.readouterr().out
+    assert "| Flow-G | 0.27 \u00b1 0.01 (2) |" in out and "| QC-FQL | 0.77 \u00b1 0.01 (2) |" in out
+    drawn = (tmp_path / "curves.svg").read_text()
+    assert "success rate of evaluation" in drawn and "offline updates : environment steps" in drawn
+    for wrong in ({"csv": table}, {"figures": ["aggregate"]}):
+        with pytest.raises(SystemExit) as stop:
+            plot.main(plot.Args(**{"figures": ["curves"]} | flags | wrong))
+        assert stop.value.code == 2 and "error: --returns success: " in capsys.readouterr().err
+
+
 def test_runs_that_differ_in_a_flag_are_not_pooled(plot, table, tmp_path, capsys):
     write_run(tmp_path / "runs", seed=4, sampling_steps=7)
     run_export(tmp_path / "runs", table=table)

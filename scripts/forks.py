@@ -1,0 +1,65 @@
+"""Forks of the scripts for ablations that have no flag, because nobody should train with them.
+
+    python scripts/forks.py                          # all forks into runs/forks/
+    python runs/forks/sac_flow_t_post_norm.py --env-id HalfCheetah-v4
+
+    sac_flow_{g,t}_no_log_std    path density without its -log(sigma sqrt(dt)), as the authors' Flow-T computes it: the
+                                 entropy never reaches the noise head
+    sac_flow_t_post_norm         LayerNorm behind every residual sum, as the authors' Flow-T has it, not before
+
+Each is its script with the lines below replaced, and runs alone like it.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+NO_LOG_STD = [("return gaussian - step_scale - self.log_det(path[-1])", "return gaussian - self.log_det(path[-1])")]
+POST_NORM = [
+    (
+        "z = z + self.self_attention(self.norm_self(z)) + attended_state",
+        "z = self.norm_self(z + self.self_attention(z) + attended_state)",
+    ),
+    ("h = self.widen(self.norm_feed_forward(z))", "h = self.widen(z)"),
+    (
+        "return z + self.narrow(h * torch.sigmoid(math.sqrt(8 / math.pi) * (h + 0.044715 * h**3)))",
+        "h = self.narrow(h * torch.sigmoid(math.sqrt(8 / math.pi) * (h + 0.044715 * h**3)))\n"
+        "        return self.norm_feed_forward(z + h)",
+    ),
+    ("self.norm, self.head = nn.LayerNorm(d, eps=1e-6), ", "self.norm, self.head = nn.Identity(), "),
+]
+FORKS = {
+    "sac_flow_g_no_log_std": ("sac_flow_g.py", NO_LOG_STD),
+    "sac_flow_t_no_log_std": ("sac_flow_t.py", NO_LOG_STD),
+    "sac_flow_t_post_norm": ("sac_flow_t.py", POST_NORM),
+}
+
+
+def fork(name: str) -> str:
+    """The text of a fork; ValueError if its script no longer has a line that it replaces, or has it twice."""
+    source, replacements = FORKS[name]
+    text = (ROOT / source).read_text()
+    for old, new in replacements:
+        if text.count(old) != 1:
+            raise ValueError(f"{source} has {text.count(old)} times: {old}")
+        text = text.replace(old, new)
+    return text
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "forks")
+    args = parser.parse_args()
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        for name in FORKS:
+            (args.out / f"{name}.py").write_text(fork(name))
+            print(args.out / f"{name}.py")
+    except OSError as error:
+        parser.error(f"--out {args.out}: {error.strerror}; choose a folder that can be written")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""scripts/forks.py: the forks train, and differ from their scripts in what they say and in nothing else."""
+
+import importlib.util
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, make_actor, scalars, small
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import forks  # noqa: E402
+
+
+@pytest.fixture(params=forks.FORKS)
+def fork(request, tmp_path):
+    path = tmp_path / f"{request.param}.py"
+    path.write_text(forks.fork(request.param))
+    spec = importlib.util.spec_from_file_location(request.param, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[request.param] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[request.param]
+
+
+def test_a_fork_trains_alone_under_its_own_name(fork, tmp_path):
+    run = fork.main(fork.Args(**small(run_dir=str(tmp_path / "runs"))))
+    assert f"__{fork.__name__}__" in str(run) and scalars(run)["eval/episodic_return"]
+
+
+def test_what_a_fork_changes(fork):
+    original = importlib.import_module(forks.FORKS[fork.__name__][0].removesuffix(".py"))
+    mine, theirs = make_actor(fork), make_actor(original)
+    mine.load_state_dict(theirs.state_dict(), strict=False)
+    obs, noise = torch.randn(5, 3).double(), mine.draw_noise(5, torch.Generator().manual_seed(0)).double()
+    (path, log_stds), (their_path, their_log_stds) = (actor.rollout(obs, noise) for actor in (mine, theirs))
+    if fork.__name__.endswith("no_log_std"):
+        assert all(torch.equal(a, b) for a, b in zip(path, their_path, strict=True))
+        scale = sum(their_log_stds).sum(-1) - 0.5 * mine.K * mine.action_dim * torch.tensor(mine.K).log()
+        difference = mine.log_prob(path, log_stds, noise) - theirs.log_prob(their_path, their_log_stds, noise)
+        torch.testing.assert_close(difference, scale, check_dtype=False)
+    else:  # the token that the head reads is of mean 0 and variance 1, as post-norm leaves it
+        tokens = []
+        mine.velocity.head.register_forward_hook(lambda module, inputs, output: tokens.append(inputs[0]))
+        mine.velocity(obs, path[1], torch.zeros(1, 1).double())
+        torch.testing.assert_close(tokens[0].mean(-1), torch.zeros(5).double(), atol=1e-6, rtol=0)
+        torch.testing.assert_close(tokens[0].var(-1, unbiased=False), torch.ones(5).double(), atol=1e-3, rtol=0)
+        assert not torch.allclose(path[-1], their_path[-1])
+
+
+def test_a_line_that_is_gone_is_named(monkeypatch):
+    monkeypatch.setitem(forks.FORKS, "gone", ("sac_flow_g.py", [("no such line", "")]))
+    with pytest.raises(ValueError, match="sac_flow_g.py has 0 times: no such line"):
+        forks.fork("gone")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The paper's from-scratch figures and tables, each from its sweep to the picture. Every command is printed as it runs.
+# The paper's figures and tables, each from its sweep to the picture. Every command is printed as it runs.
 #
 #   bash scripts/reproduce.sh from-scratch --small --workers 2      # CPU: 100k steps, small critics, two tasks
 #   bash scripts/reproduce.sh from-scratch gradients steps --gpus 4 # full size
@@ -10,6 +10,8 @@
 #   gradients      gradient norm at every rollout step over training (Figure 6)
 #   steps          sampling steps K in {4, 7, 10} (Figure 7)
 #   speed          environment steps per second of the runs above; not in the paper
+#   baselines      returns of PPO, QSM, DIME, FlowRL and the paper's SAC beside those of from-scratch
+#   offline-to-online   success rates on manipulation tasks, from data made here (--small) or the official files
 #
 #   --small           critics 256 wide, batches of 256, 100k steps, 5k of them random, 3 seeds; else 1M steps, 5 seeds
 #   --env-ids "A B"   other environments than the entry's own
@@ -18,8 +20,8 @@
 #   --dry-run         print the commands
 #
 # Runs go to runs/small or runs/full and are shared: K = 4 of `steps` and all of `gradients` are runs of `from-scratch`.
-# The CSV file is results/small.csv or results/full.csv, the figures are in results/figures. After an interruption the
-# same command goes on.
+# The CSV file is results/small.csv or results/full.csv, the figures are in results/figures; those of offline-to-online
+# are named offline_to_online_small or .._full. After an interruption the same command goes on.
 set -eu
 
 die() {
@@ -32,7 +34,7 @@ entries=() size=full seeds="" envs="" figures_only=0 dry_run=0 python="" machine
 [ -x .venv/bin/python ] && python=.venv/bin/python
 while [ $# -gt 0 ]; do
     case $1 in
-    from-scratch | gradients | steps | speed) entries+=("$1") ;;
+    from-scratch | gradients | steps | speed | baselines | offline-to-online) entries+=("$1") ;;
     --small) size=small ;;
     --figures-only) figures_only=1 ;;
     --dry-run) dry_run=1 ;;
@@ -54,7 +56,7 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-[ ${#entries[@]} -gt 0 ] || die "name a figure: from-scratch, gradients, steps or speed"
+[ ${#entries[@]} -gt 0 ] || die "name a figure: from-scratch, gradients, steps, speed, baselines or offline-to-online"
 python=${python:-python3}
 
 run() {
@@ -83,29 +85,37 @@ else
     seeds=${seeds:-5} until=""
 fi
 
-# Trains scripts $1 on environments $2 with the further flags.
+# Trains scripts $1 on environments $2 with the further flags; runs go to runs/$store.
 sweep() {
     local scripts=$1 tasks=${envs:-$2} rest
     shift 2
     rest=(${flags[@]+"${flags[@]}"} "$@")
     [ ${#rest[@]} -eq 0 ] || rest=(-- "${rest[@]}")
     [ $figures_only -eq 1 ] || run bash scripts/sweep.sh --scripts "$scripts" --env-ids "$tasks" --seeds "$seeds" \
-        --run-dir "runs/$size" --python "$python" ${machine[@]+"${machine[@]}"} ${rest[@]+"${rest[@]}"}
+        --run-dir "runs/$store" --python "$python" ${machine[@]+"${machine[@]}"} ${rest[@]+"${rest[@]}"}
 }
 
-# Draws the named figures from the rows that condition $1 selects.
+# Makes $3 episodes of data of task $1 in file $2, unless they are there.
+dataset() {
+    [ $figures_only -eq 1 ] || [ -e "$2" ] ||
+        run "$python" offline_to_online/make_dataset.py --env-id "$1" --path "$2" --episodes "$3"
+}
+
+# Draws the named figures from the rows that condition $1 selects, under names that start with $prefix.
 draw() {
     local where=$1
     shift
-    [ $figures_only -eq 1 ] || run "$python" scripts/export.py "runs/$size" --csv "results/$size.csv"
-    run "$python" scripts/plot.py "$@" --csv "results/$size.csv" --prefix "${size}_" --where "$where"
+    [ $figures_only -eq 1 ] || run "$python" scripts/export.py "runs/$store" --csv "results/$store.csv"
+    run "$python" scripts/plot.py "$@" --csv "results/$store.csv" --prefix "$prefix" ${where:+--where "$where"}
 }
 
+four="script in ['sac_gaussian', 'sac_flow_naive', 'sac_flow_g', 'sac_flow_t'] and sampling_steps not in [7, 10]"
 for entry in "${entries[@]}"; do
+    store=$size prefix=${size}_
     case $entry in
     from-scratch)
         sweep "sac_gaussian.py $flows" "$all"
-        draw "sampling_steps not in [7, 10]" curves aggregate table --returns both
+        draw "$four" curves aggregate table --returns both
         ;;
     gradients)
         sweep "$flows" "$all"
@@ -122,7 +132,42 @@ for entry in "${entries[@]}"; do
         ;;
     speed)
         sweep "sac_gaussian.py $flows" "$all"
-        draw "sampling_steps not in [7, 10]" speed
+        draw "$four" speed
+        ;;
+    baselines)
+        prefix=${size}_baselines_ tasks="HalfCheetah-v4 Hopper-v4 Walker2d-v4" usual=(${flags[@]+"${flags[@]}"})
+        sweep "sac_gaussian.py $flows baselines/qsm.py baselines/dime.py baselines/flowrl.py" "$tasks"
+        sweep sac_gaussian.py "$tasks" --exp-name sac --no-crossq --no-normalize-obs --adam-beta1 0.9 \
+            --policy-frequency 1 --critic-hidden-dim 256 --hidden-dim 256
+        flags=(--total-timesteps 1000000) # it has no replay buffer, and neither needs nor has the small size's flags
+        sweep baselines/ppo.py "$tasks"
+        flags=(${usual[@]+"${usual[@]}"})
+        draw "sampling_steps not in [7, 10]" curves table
+        ;;
+    offline-to-online)
+        store=offline_to_online_$size prefix=${store}_ usual=(${flags[@]+"${flags[@]}"})
+        folder=offline_to_online
+        flags=()
+        if [ $size = full ]; then # from the official files
+            sweep "$folder/sac_flow_g.py $folder/sac_flow_t.py $folder/sac_flow_naive.py $folder/qc_fql.py" \
+                "scene-play-singletask-task2-v0 cube-double-play-singletask-task2-v0 can square"
+        else
+            dataset can data/can.hdf5 200
+            dataset "cube-single-play-singletask-task1-v0" data/cube-single-play-v0.npz 100
+            common=(--critic-hidden-dim 256 --normalize-obs --learning-starts 2000 --buffer-size 200000)
+            common+=(--eval-frequency 2500 --total-timesteps 10000)
+            flags=("${common[@]}" --dataset-path data/can.hdf5 --step-limit 300 --offline-steps 5000)
+            sweep "$folder/sac_flow_g.py $folder/sac_flow_naive.py" can --hidden-dim 256
+            sweep "$folder/sac_flow_t.py" can
+            sweep "$folder/qc_fql.py" can --policy-hidden-dim 256
+            flags=("${common[@]}" --dataset-path data/cube-single-play-v0.npz --offline-steps 10000)
+            cube="cube-single-play-singletask-task1-v0"
+            sweep "$folder/sac_flow_g.py $folder/sac_flow_naive.py" "$cube" --pretrain joint --hidden-dim 256
+            sweep "$folder/sac_flow_t.py" "$cube" --pretrain joint
+            sweep "$folder/qc_fql.py" "$cube" --policy-hidden-dim 256
+        fi
+        flags=(${usual[@]+"${usual[@]}"})
+        draw "" curves table --returns success
         ;;
     esac
 done

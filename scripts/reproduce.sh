@@ -155,12 +155,13 @@ for entry in "${entries[@]}"; do
             dataset can data/can.hdf5 200
             dataset "cube-single-play-singletask-task1-v0" data/cube-single-play-v0.npz 100
             common=(--critic-hidden-dim 256 --normalize-obs --learning-starts 2000 --buffer-size 200000)
-            common+=(--eval-frequency 2500 --total-timesteps 10000)
             flags=("${common[@]}" --dataset-path data/can.hdf5 --step-limit 300 --offline-steps 5000)
+            flags+=(--total-timesteps 10000 --eval-frequency 2500)
             sweep "$folder/sac_flow_g.py $folder/sac_flow_naive.py" can --hidden-dim 256
             sweep "$folder/sac_flow_t.py" can
             sweep "$folder/qc_fql.py" can --policy-hidden-dim 256
             flags=("${common[@]}" --dataset-path data/cube-single-play-v0.npz --offline-steps 10000)
+            flags+=(--total-timesteps 20000 --eval-frequency 5000)
             cube="cube-single-play-singletask-task1-v0"
             sweep "$folder/sac_flow_g.py $folder/sac_flow_naive.py" "$cube" --pretrain joint --hidden-dim 256
             sweep "$folder/sac_flow_t.py" "$cube" --pretrain joint

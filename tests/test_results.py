@@ -1,0 +1,75 @@
+"""What results/ and the texts show comes from the committed CSV files: figures to the byte, tables to the digit."""
+
+import csv
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+ENTRIES = ["from-scratch", "gradients", "steps", "speed"]
+LOCAL = "curves --csv results/sweep_local.csv --prefix sweep_local_"  # the one that is not of scripts/reproduce.sh
+NAMES = {"Gaussian": "Gaussian", "Naive flow": "naive flow", "Flow-G": "Flow-G", "Flow-T": "Flow-T"}
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """A copy of the scripts and tables alone, with the figures drawn anew, and what that printed."""
+    for module in ("matplotlib", "pandas", "scipy"):
+        pytest.importorskip(module, reason="figures need scripts/requirements.txt")
+    folder = tmp_path_factory.mktemp("figures")
+    shutil.copytree(ROOT / "scripts", folder / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "results").mkdir()
+    for table in (ROOT / "results").glob("*.csv"):
+        shutil.copy(table, folder / "results")
+    command = ["bash", folder / "scripts" / "reproduce.sh", *ENTRIES, "--small", "--figures-only"]
+    result = subprocess.run([*command, "--python", sys.executable], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    subprocess.run([sys.executable, "scripts/plot.py", *LOCAL.split()], cwd=folder, check=True)
+    return folder, result.stdout
+
+
+def test_figures_come_from_the_tables(drawn):
+    folder, _ = drawn
+    committed = {path.name: path for path in (ROOT / "results" / "figures").iterdir()}
+    new = {path.name: path for path in (folder / "results" / "figures").iterdir()}
+    assert new.keys() == committed.keys()
+    for name in committed:
+        if name.endswith(".svg"):
+            assert new[name].read_bytes() == committed[name].read_bytes(), name
+
+
+def test_returns_in_the_readme(drawn):
+    """Evaluation and training returns of the main table."""
+    cells = {}
+    for name, values in re.findall(r"^\| (Gaussian|Naive flow|Flow-[GT]) \| (.*) \|$", drawn[1], re.MULTILINE)[:8]:
+        cells.setdefault(name, []).append([value.removesuffix(" (3)") for value in values.split(" | ")])
+    assert cells.keys() == NAMES.keys()
+    readme = (ROOT / "README.md").read_text()
+    for name, (evaluation, training) in cells.items():
+        row = [f"{one} ({other})" for one, other in zip(evaluation, training, strict=True)]
+        assert f"\n| {NAMES[name]} | {' | '.join(row)} |\n" in readme, (name, row)
+
+
+def test_gradient_norms_in_the_decisions_log(drawn):
+    log = (ROOT / "results" / "DECISIONS.md").read_text()
+    rows = re.findall(r"^\| (\S+-v4) \| (Naive flow|Flow-[GT]) \| (.*) \|$", drawn[1], re.MULTILINE)
+    assert len(rows) == 6
+    for env, name, values in rows:
+        *norms, _ = (re.sub(r"^0\.", ".", value) for value in values.split(" | "))  # the last is their range
+        assert f"\n| {env}, {name.removesuffix(' flow').replace('Naive', 'naive')} | {' | '.join(norms)} |\n" in log
+
+
+def test_sampling_steps_in_the_decisions_log():
+    with open(ROOT / "results" / "small.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if (row["env"], row["step"]) == ("HalfCheetah-v4", "60000")]
+    log = (ROOT / "results" / "DECISIONS.md").read_text()
+    for script, name in (("sac_flow_naive", "naive"), ("sac_flow_g", "Flow-G"), ("sac_flow_t", "Flow-T")):
+        cells = []
+        for k in ("4", "7", "10"):
+            mine = [row for row in rows if (row["script"], row["sampling_steps"]) == (script, k)]
+            ordered = sorted(mine, key=lambda row: int(row["seed"]))
+            cells.append(", ".join(f"{float(row['eval_return']):.0f}" for row in ordered))
+        assert f"\n| {name} | {' | '.join(cells)} |\n" in log, cells

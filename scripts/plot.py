@@ -11,6 +11,8 @@
     gradients   gradient norm of the actor's loss at every rollout step over training (the paper's Figure 6)
     steps       returns over training for every number of sampling steps K (the paper's Figure 7)
     speed       environment steps per second
+    ablations   returns of each script's variants, whose --exp-name is SCRIPT-VARIANT, beside its own, and the
+                differences at the end as Markdown
     table       returns at the end as Markdown on standard output
 
 A line pools runs that differ in nothing but the seed: where other flags differ, the script says which, and --where or
@@ -54,6 +56,19 @@ STYLES = {
 }
 STYLES |= {f"o2o_{script}": STYLES[script] for script in ("sac_flow_naive", "sac_flow_g", "sac_flow_t")}
 SPARE = [("#999933", "v", ()), ("#332288", "P", (5, 1, 1, 1)), ("#44aa99", "X", (3, 1)), ("#aa4499", "*", (1, 1))]
+VARIANTS = {
+    "drift": "drift correction (14)",
+    "no_log_std": "density without \u2212log \u03c3",
+    "alpha_0.2": "initial temperature 0.2",
+    "entropy_-d": "target entropy \u2212d",
+    "no_normalize_obs": "actor sees raw observations",
+    "post_norm": "post-norm",
+    "bounded_candidate": "candidate through tanh",
+    "starts_50k": "50k random steps, not 5k",
+    "K_1": "K = 1",
+    "K_2": "K = 2",
+    "no_crossq": "target networks, not CrossQ",
+}
 RETURNS = {"eval_return": "undiscounted evaluation return", "train_return": "undiscounted training return"}
 RETURNS |= {"eval/success": "success rate of evaluation"}
 SYMBOLS = {"sampling_steps": "K"}
@@ -85,10 +100,12 @@ RANDOM = {
 # Flags that change neither the training nor the mean return: runs that differ in them may be pooled.
 HARMLESS = {"device", "compile", "eval_frequency", "eval_episodes", "log_frequency"}
 
+Figure = Literal["curves", "aggregate", "gradients", "steps", "speed", "ablations", "table"]
+
 
 @dataclass
 class Args:
-    figures: tyro.conf.Positional[list[Literal["curves", "aggregate", "gradients", "steps", "speed", "table"]]]
+    figures: tyro.conf.Positional[list[Figure]]
     """what to draw"""
     csv: Path = Path("results/runs.csv")
     """table written by scripts/export.py"""
@@ -516,6 +533,48 @@ def speed(args: Args, data: pd.DataFrame):
     save(fig, args, "speed")
 
 
+def ablations(args: Args, data: pd.DataFrame):
+    """A panel per environment and variant: every script that has it, as it is (dashed) and with it (solid)."""
+    data = data.assign(variant=data.script.str.extract("-(.+)", expand=False))
+    usual = with_lines(data[data.variant.isna()], [])
+    changed = data.dropna(subset="variant")
+    require(len(changed) > 0, "ablations: no run has an --exp-name of the kind SCRIPT-VARIANT")
+    panels = list(changed.groupby(["env", "variant"], sort=False))
+    panels.sort(key=lambda panel: (panel[0][0], [*VARIANTS, panel[0][1]].index(panel[0][1])))
+    metric, seen, columns = metrics(args)[0], set(), min(len(panels), 4)
+    fig, axes = grid(-(-len(panels) // columns), columns)
+    print(f"{RETURNS[metric].capitalize()}: with the change, without it, difference and its 95 % bootstrap interval\n")
+    print("| | | | with | without | difference |\n|---|---|---|---|---|---|")
+    for ax in axes.flat[len(panels) :]:
+        ax.set_visible(False)
+    for ax, ((env, variant), rows) in zip(axes.flat, panels, strict=False):
+        mine = with_lines(rows.assign(script=rows.script.str.partition("-")[0]), [])
+        for line in order(mine):
+            here = by_seed(mine[mine.line == line], metric)
+            both = usual[(usual.line == line) & (usual.env == env) & (usual.step <= mine.step.max())]
+            require(len(both) > 0, f"ablations: {line} with {variant} on {env}, but no run without; train it as well")
+            colour, marker, _ = styles([line])[line]
+            before = by_seed(both, metric)
+            curve(ax, before, (colour, "", (3, 1.5)))
+            curve(ax, here, (colour, marker, ()))
+            seen.add(line)
+            ends = [table.dropna().iloc[-1].to_numpy() for table in (here, before)]
+            band = interval(ends, lambda a, b, axis=-1: a.mean(axis=axis) - b.mean(axis=axis))
+            cells = [f"{end.mean():.0f} ({len(end)})" for end in ends] + [f"{ends[0].mean() - ends[1].mean():+.0f}"]
+            cells[-1] += f" [{band[0]:.0f}, {band[1]:.0f}]" if band else ""
+            print(f"| {env} | {VARIANTS.get(variant, variant)} | {line} | {' | '.join(cells)} |")
+        steps_axis(ax, mine)
+        number_axis(ax.yaxis, mine[metric].abs().max())
+        ax.set_title(textwrap.fill(VARIANTS.get(variant, variant), 32))
+    for ax in axes[:, 0]:
+        ax.set_ylabel("return")
+    lines = [label(script) for script in STYLES if label(script) in seen]
+    look = {line: (*styles([line])[line][:2], ()) for line in dict.fromkeys(lines)}
+    remark = f"{RETURNS[metric].capitalize()} over environment steps on {', '.join(sorted(changed.env.unique()))}. "
+    legend(fig, look, {line: line for line in look}, remark + "Solid: with the change; dashed: the default. " + BANDS)
+    save(fig, args, "ablations")
+
+
 def table(args: Args, data: pd.DataFrame):
     """Markdown on standard output."""
     data = with_lines(data, args.by)
@@ -538,7 +597,7 @@ def table(args: Args, data: pd.DataFrame):
         print()
 
 
-FIGURES = {function.__name__: function for function in (curves, aggregate, gradients, steps, speed, table)}
+FIGURES = {function.__name__: function for function in (curves, aggregate, gradients, steps, speed, ablations, table)}
 
 
 def main(args: Args):

@@ -11,6 +11,7 @@
 #   steps          sampling steps K in {4, 7, 10} (Figure 7)
 #   speed          environment steps per second of the runs above; not in the paper
 #   baselines      returns of PPO, QSM, DIME, FlowRL and the paper's SAC beside those of from-scratch
+#   ablations      one change at a time, on HalfCheetah-v4: drift, density, temperature, normalisation, K, critic
 #   offline-to-online   success rates on manipulation tasks, from data made here (--small) or the official files
 #
 #   --small           critics 256 wide, batches of 256, 100k steps, 5k of them random, 3 seeds; else 1M steps, 5 seeds
@@ -34,7 +35,7 @@ entries=() size=full seeds="" envs="" figures_only=0 dry_run=0 python="" machine
 [ -x .venv/bin/python ] && python=.venv/bin/python
 while [ $# -gt 0 ]; do
     case $1 in
-    from-scratch | gradients | steps | speed | baselines | offline-to-online) entries+=("$1") ;;
+    from-scratch | gradients | steps | speed | baselines | ablations | offline-to-online) entries+=("$1") ;;
     --small) size=small ;;
     --figures-only) figures_only=1 ;;
     --dry-run) dry_run=1 ;;
@@ -56,7 +57,7 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-[ ${#entries[@]} -gt 0 ] || die "name a figure: from-scratch, gradients, steps, speed, baselines or offline-to-online"
+[ ${#entries[@]} -gt 0 ] || die "name a figure: from-scratch, gradients, steps, speed, baselines, ablations or offline-to-online"
 python=${python:-python3}
 
 run() {
@@ -119,7 +120,7 @@ for entry in "${entries[@]}"; do
         ;;
     gradients)
         sweep "$flows" "$all"
-        draw "sampling_steps == 4" gradients
+        draw "$four and sampling_steps == 4" gradients
         ;;
     steps)
         sweep "$flows" "$few"
@@ -128,7 +129,7 @@ for entry in "${entries[@]}"; do
         for k in 7 10; do sweep "$flows" "$few" --sampling-steps $k; done
         [ $size = full ] || flags=("${small[@]}" --total-timesteps 100000)
         list=${envs:-$few}
-        draw "env in ['${list// /\', \'}']$until" steps table --by sampling_steps
+        draw "not script.str.contains('-') and env in ['${list// /\', \'}']$until" steps table --by sampling_steps
         ;;
     speed)
         sweep "sac_gaussian.py $flows" "$all"
@@ -142,7 +143,42 @@ for entry in "${entries[@]}"; do
         flags=(--total-timesteps 1000000) # it has no replay buffer, and neither needs nor has the small size's flags
         sweep baselines/ppo.py "$tasks"
         flags=(${usual[@]+"${usual[@]}"})
-        draw "sampling_steps not in [7, 10]" curves table
+        draw "not script.str.contains('-') and sampling_steps not in [7, 10]" curves table
+        ;;
+    ablations)
+        prefix=${size}_ few=HalfCheetah-v4
+        sweep "sac_gaussian.py $flows" "$few"
+        [ $figures_only -eq 1 ] || run "$python" scripts/forks.py
+        [ $size = full ] || flags=("${small[@]}" --total-timesteps 60000)
+        forks=runs/forks
+        # Variant, scripts of which one is one run each, flags: the results' --exp-name is SCRIPT-VARIANT.
+        while read -r variant scripts rest; do
+            read -r -a words <<<"$rest"
+            for script in ${scripts//,/ }; do
+                name=sac_$script file=sac_$script.py
+                case $variant in no_log_std | post_norm) file=$forks/${name}_$variant.py ;; esac
+                sweep "$file" "$few" --exp-name "$name-$variant" ${words[@]+"${words[@]}"} </dev/null
+            done
+        done <<'END'
+drift flow_g,flow_t --drift-correction
+no_log_std flow_g,flow_t
+alpha_0.2 flow_g,flow_t --alpha 0.2
+entropy_-d flow_g,flow_t --target-entropy -6
+no_normalize_obs gaussian,flow_g,flow_t --no-normalize-obs
+post_norm flow_t
+bounded_candidate flow_g --bounded-candidate
+K_1 flow_naive,flow_g,flow_t --sampling-steps 1
+K_2 flow_naive,flow_g,flow_t --sampling-steps 2
+no_crossq gaussian,flow_g,flow_t --no-crossq
+END
+        if [ $size = small ]; then # the only one that needs longer runs; at full size it is the default
+            flags=("${small[@]}" --total-timesteps 100000)
+            for script in flow_g flow_t; do
+                sweep "sac_$script.py" "$few" --exp-name "sac_$script-starts_50k" --learning-starts 50000
+            done
+        fi
+        [ $size = full ] || flags=("${small[@]}" --total-timesteps 100000)
+        draw "script.str.contains('-') or sampling_steps not in [7, 10]" ablations
         ;;
     offline-to-online)
         store=offline_to_online_$size prefix=${store}_ usual=(${flags[@]+"${flags[@]}"})

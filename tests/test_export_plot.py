@@ -205,6 +205,24 @@ def test_success_rates_of_offline_to_online_runs(plot, table, tmp_path, capsys):
         assert stop.value.code == 2 and "error: --returns success: " in capsys.readouterr().err
 
 
+def test_ablations_set_a_variant_beside_its_script(plot, table, tmp_path, capsys):
+    """The difference at the variant's end, which may be before the script's."""
+    for seed in (1, 2, 3):
+        write_run(tmp_path / "runs", "sac_flow_g-drift", "Toy-v0", seed, 200, total_timesteps=200, sampling_steps=4)
+        write_run(tmp_path / "runs", "sac_flow_t-K_1", "Toy-v0", seed, offset=700.0, sampling_steps=1)
+    run_export(tmp_path / "runs", table=table)
+    flags = {"figures": ["ablations"], "csv": table, "out": tmp_path}
+    plot.main(plot.Args(**flags))
+    out = capsys.readouterr().out
+    assert "| Toy-v0 | drift correction (14) | Flow-G | 2002 (3) | 2302 (3) | -300 [-301, -299] |" in out
+    assert "| Toy-v0 | K = 1 | Flow-T | 3702 (3) | 3602 (3) | +100 [" in out
+    assert "drift correction (14)" in (tmp_path / "ablations.svg").read_text()
+    for where in ("script != 'sac_flow_g'", "not script.str.contains('-')"):
+        with pytest.raises(SystemExit) as stop:
+            plot.main(plot.Args(**flags, where=where))
+        assert stop.value.code == 2 and "error: ablations: " in capsys.readouterr().err
+
+
 def test_runs_that_differ_in_a_flag_are_not_pooled(plot, table, tmp_path, capsys):
     write_run(tmp_path / "runs", seed=4, sampling_steps=7)
     run_export(tmp_path / "runs", table=table)

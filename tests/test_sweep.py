@@ -242,9 +242,11 @@ def test_two_sweeps_in_one_folder_are_refused(tmp_path, stand_in):
 
 
 def test_reproduce_names_every_command(tmp_path):
-    figures = ["from-scratch", "gradients", "steps", "speed", "baselines", "offline-to-online"]
+    subprocess.run([sys.executable, ROOT / "scripts" / "forks.py", "--out", tmp_path], check=True)
+    figures = ["from-scratch", "gradients", "steps", "speed", "baselines", "ablations", "offline-to-online"]
     call = ["bash", str(ROOT / "scripts" / "reproduce.sh"), *figures, "--dry-run"]
-    for words, most, count in (([], "--seeds 5", 14 + 5 + 3), (["--small"], "--total-timesteps 100000", 14 + 5 + 8)):
+    small = (["--small"], "--total-timesteps 100000", 14 + 5 + 28 + 8)
+    for words, most, count in (([], "--seeds 5", 14 + 5 + 26 + 3), small):
         result = subprocess.run([*call, *words], cwd=tmp_path, capture_output=True, text=True)
         lines = [line for line in result.stdout.splitlines() if "make_dataset.py" not in line]  # data may be there
         assert result.returncode == 0 and len(lines) == count and all(line.startswith("+ ") for line in lines)
@@ -252,7 +254,8 @@ def test_reproduce_names_every_command(tmp_path):
         # Each sweep is one that sweep.sh accepts.
         for line in lines:
             if "sweep.sh" in line:
-                subprocess.run(["bash", "-c", line[2:].replace("sweep.sh", "sweep.sh --count")], cwd=ROOT, check=True)
+                line = line[2:].replace("sweep.sh", "sweep.sh --count").replace("runs/forks", str(tmp_path))
+                subprocess.run(["bash", "-c", line], cwd=ROOT, check=True)
     result = subprocess.run([*call[:2], "figure-6"], capture_output=True, text=True)
     assert result.returncode == 2 and result.stderr.count("\n") == 1
 

@@ -11,6 +11,7 @@ from conftest import ROOT
 
 ENTRIES = ["from-scratch", "gradients", "steps", "speed"]
 LOCAL = "curves --csv results/sweep_local.csv --prefix sweep_local_"  # the one that is not of scripts/reproduce.sh
+SCRIPT_NAMES = {"sac_flow_naive": "naive flow", "sac_flow_g": "Flow-G", "sac_flow_t": "Flow-T"}
 NAMES = {"Gaussian": "Gaussian", "Naive flow": "naive flow", "Flow-G": "Flow-G", "Flow-T": "Flow-T"}
 
 
@@ -73,3 +74,22 @@ def test_sampling_steps_in_the_decisions_log():
             ordered = sorted(mine, key=lambda row: int(row["seed"]))
             cells.append(", ".join(f"{float(row['eval_return']):.0f}" for row in ordered))
         assert f"\n| {name} | {' | '.join(cells)} |\n" in log, cells
+
+
+def test_speed_in_the_readme():
+    """Every cell of the table is a row of the CSV file."""
+    with open(ROOT / "results" / "speed.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["processes"] == "1"]
+    scripts = {name: script for script, name in SCRIPT_NAMES.items()} | {"Gaussian": "sac_gaussian"}
+    table = (ROOT / "README.md").read_text().partition("| task | policy | eager |")[2].partition("\n\n")[0]
+    lines = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
+    assert len(lines) == 12
+    for task, name, eager, compiled, bf16, acting in lines:
+        env, _, small = task.partition(", ")
+        mine = [row for row in rows if (row["env"], row["script"]) == (env, scripts[name])]
+        mine = [row for row in mine if row["batch"] == ("256" if small else "512")]
+        for variant, cell in (("eager", eager), ("compiled", compiled), ("bf16", bf16)):
+            known = [row for row in mine if row["variant"] == variant]
+            shown = [f"{float(row['ms_per_step']):.1f} ({float(row['share']):.0%})" for row in known]
+            assert cell in shown or (variant == "eager" and cell in [one.split()[0] for one in shown]), (task, name)
+        assert acting in [f"{float(row['act_ms']):.2f}" for row in mine if row["variant"] == "compiled"], (task, name)

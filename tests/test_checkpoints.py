@@ -368,7 +368,7 @@ def test_eval_only_prints_and_leaves_the_run_as_it_was(start):
     assert mean[0] == 100 and ended.code == 0 and not ended.err, ended
     assert ended.out == f"step 100  eval return {mean[1]:.1f} +- {std[1]:.1f}\n"
     assert contents(run.path) == before
-    other = start("sac_flow_g", resume=run.path, eval_only=True, eval_episodes=5)
+    other = start("sac_flow_g", resume=run.path, eval_only=True, eval_episodes=5, compile=True)
     assert other.code == 0 and other.out != ended.out and contents(run.path) == before
 
 

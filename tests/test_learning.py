@@ -33,7 +33,7 @@ def train(job):
 def returns():
     """(script, seed, flags that are on) -> evaluations, trained in one process per core, each of one thread."""
     jobs = [(name, seed) for name in SCRIPTS for seed in SEEDS]
-    jobs += [(name, seed, switch) for name, switch in FASTER for seed in SEEDS]
+    jobs += [(name, seed, switch) for name, switch in FASTER for seed in SEEDS[:2]]
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
         return dict(zip(jobs, pool.map(train, jobs), strict=True))
 
@@ -55,7 +55,7 @@ def test_learns_as_fast_as_the_gaussian(returns, name):
 @pytest.mark.parametrize(("name", "switch"), FASTER)
 def test_learns_as_well_when_it_is_faster(returns, name, switch):
     """The area under the curve is within the spread of the seeds, or at least 0.8 of the plain one."""
-    faster, plain = ([np.mean(returns[name, seed, *more]) for seed in SEEDS] for more in ([switch], []))
+    faster, plain = ([np.mean(returns[name, seed, *more]) for seed in SEEDS[:2]] for more in ([switch], []))
     assert np.mean(faster) > min(0.8 * np.mean(plain), min(plain)), (faster, plain)
-    for seed in SEEDS:
+    for seed in SEEDS[:2]:
         assert max(returns[name, seed, switch][-2:]) > 900, returns[name, seed, switch]

@@ -86,7 +86,7 @@ class Args:
     # sync: o2o-flow-args
     beta_offline: float | None = None  # weight of the proximity to data in joint pretraining; default by task
     beta_online: float | None = None  # the same online; default by task
-    pretrain: Literal["flow-matching", "joint"] = "flow-matching"  # joint: then also the actor's SAC step, on one batch
+    pretrain: Literal["flow-matching", "joint"] = "joint"  # joint: then also the actor's SAC step, on one batch
     squash: Literal["tanh", "clip"] = "tanh"  # what bounds A_K; flow matching aims at its inverse of the data
     action_bound: float = 0.999  # with tanh: data beyond this are aimed at as this, since tanh reaches 1 at infinity
     sigma: float = 0.1  # noise scale, constant: a step adds sigma sqrt(dt) times a standard normal

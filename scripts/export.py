@@ -114,6 +114,8 @@ def read_run(run: Path) -> list[dict[str, str]]:
     constant = {name: value for name, value in flags.items() if name not in NOT_RESULTS}
     constant |= {f"versions/{name}": value for name, value in versions.items()} | {"bytes": size}
     constant["versions/git"] = constant.get("versions/git", "")[:12]
+    if "dataset_path" in constant:  # where a file lies is no result
+        constant["dataset_path"] = os.path.basename(constant["dataset_path"])
     rows = []
     for start, step in zip([0, *steps], steps, strict=False):
         row = keys | {"step": str(step), "finished": str(int(finished))}

@@ -193,14 +193,14 @@ END
             common=(--critic-hidden-dim 256 --normalize-obs --learning-starts 2000 --buffer-size 200000)
             flags=("${common[@]}" --dataset-path data/can.hdf5 --step-limit 300 --offline-steps 5000)
             flags+=(--total-timesteps 10000 --eval-frequency 2500)
-            sweep "$folder/sac_flow_g.py $folder/sac_flow_naive.py" can --hidden-dim 256
-            sweep "$folder/sac_flow_t.py" can
+            sweep "$folder/sac_flow_g.py $folder/sac_flow_naive.py" can --pretrain flow-matching --hidden-dim 256
+            sweep "$folder/sac_flow_t.py" can --pretrain flow-matching
             sweep "$folder/qc_fql.py" can --policy-hidden-dim 256
             flags=("${common[@]}" --dataset-path data/cube-single-play-v0.npz --offline-steps 10000)
             flags+=(--total-timesteps 20000 --eval-frequency 5000)
             cube="cube-single-play-singletask-task1-v0"
-            sweep "$folder/sac_flow_g.py $folder/sac_flow_naive.py" "$cube" --pretrain joint --hidden-dim 256
-            sweep "$folder/sac_flow_t.py" "$cube" --pretrain joint
+            sweep "$folder/sac_flow_g.py $folder/sac_flow_naive.py" "$cube" --hidden-dim 256
+            sweep "$folder/sac_flow_t.py" "$cube"
             sweep "$folder/qc_fql.py" "$cube" --policy-hidden-dim 256
         fi
         flags=(${usual[@]+"${usual[@]}"})

@@ -829,7 +829,7 @@ def test_short_run_of_every_script(script, data, tmp_path, env_id, capsys):
     """Pretraining, evaluation after it, episodes online, evaluation at the end; exactly the documented tags."""
     name = script.__name__.removeprefix("o2o_")
     flags = small(name, env_id=env_id, dataset_path=data[env_id], run_dir=str(tmp_path), save_model=True)
-    path = script.main(script.Args(**flags | ({"pretrain": "joint"} if name == "sac_flow_naive" else {})))
+    path = script.main(script.Args(**flags | ({"pretrain": "flow-matching"} if name == "sac_flow_naive" else {})))
     seen, last = scalars(path), 24 + flags["total_timesteps"]
     assert set(seen) == TAGS | OWN_TAGS[name]
     evaluated = [step for step, _ in seen["eval/success"]]

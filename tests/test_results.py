@@ -9,7 +9,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-ENTRIES = ["from-scratch", "gradients", "steps", "speed"]
+ENTRIES = ["from-scratch", "gradients", "steps", "speed", "offline-to-online"]
 LOCAL = "curves --csv results/sweep_local.csv --prefix sweep_local_"  # the one that is not of scripts/reproduce.sh
 SCRIPT_NAMES = {"sac_flow_naive": "naive flow", "sac_flow_g": "Flow-G", "sac_flow_t": "Flow-T"}
 NAMES = {"Gaussian": "Gaussian", "Naive flow": "naive flow", "Flow-G": "Flow-G", "Flow-T": "Flow-T"}

@@ -89,12 +89,14 @@ def small(**flags):
 
 
 def scalars(run_dir) -> dict[str, list[tuple[int, float]]]:
-    """Tag -> [(step, value)] of a run's TensorBoard events."""
+    """Tag -> [(step, value)] of a run's TensorBoard events in the order of writing: files of one second are read in
+    that of their names, number 10 before number 9."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(run_dir), size_guidance={"scalars": 0, "tensors": 0})
     events.Reload()
-    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    written = {tag: sorted(events.Scalars(tag), key=lambda e: e.wall_time) for tag in events.Tags()["scalars"]}
+    return {tag: [(e.step, e.value) for e in of_tag] for tag, of_tag in written.items()}
 
 
 def has_egl() -> bool:

@@ -146,8 +146,8 @@ for entry in "${entries[@]}"; do
         draw "not script.str.contains('-') and sampling_steps not in [7, 10]" curves table
         ;;
     ablations)
-        prefix=${size}_ few=HalfCheetah-v4
-        sweep "sac_gaussian.py $flows" "$few"
+        task=HalfCheetah-v4
+        sweep "sac_gaussian.py $flows" "$task"
         [ $figures_only -eq 1 ] || run "$python" scripts/forks.py
         [ $size = full ] || flags=("${small[@]}" --total-timesteps 60000)
         forks=runs/forks
@@ -157,7 +157,7 @@ for entry in "${entries[@]}"; do
             for script in ${scripts//,/ }; do
                 name=sac_$script file=sac_$script.py
                 case $variant in no_log_std | post_norm) file=$forks/${name}_$variant.py ;; esac
-                sweep "$file" "$few" --exp-name "$name-$variant" ${words[@]+"${words[@]}"} </dev/null
+                sweep "$file" "$task" --exp-name "$name-$variant" ${words[@]+"${words[@]}"} </dev/null
             done
         done <<'END'
 drift flow_g,flow_t --drift-correction
@@ -174,10 +174,9 @@ END
         if [ $size = small ]; then # the only one that needs longer runs; at full size it is the default
             flags=("${small[@]}" --total-timesteps 100000)
             for script in flow_g flow_t; do
-                sweep "sac_$script.py" "$few" --exp-name "sac_$script-starts_50k" --learning-starts 50000
+                sweep "sac_$script.py" "$task" --exp-name "sac_$script-starts_50k" --learning-starts 50000
             done
         fi
-        [ $size = full ] || flags=("${small[@]}" --total-timesteps 100000)
         draw "script.str.contains('-') or sampling_steps not in [7, 10]" ablations
         ;;
     offline-to-online)

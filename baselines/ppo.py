@@ -465,6 +465,7 @@ def read_args(argv: list[str] | None = None) -> Args:
         old = replace(load_checkpoint(args.resume)["args"], resume=args.resume, eval_only=args.eval_only)
         args = tyro.cli(Args, args=argv, default=old)
         free = ("eval_episodes", "capture_video", "device", "compile") if args.eval_only else ("checkpoint_frequency",)
+        free += ("dataset_path",)  # offline to online, where a checksum knows the data
         for name, value in asdict(old).items():
             new, flag = getattr(args, name), "--" + name.replace("_", "-")
             fine = new == value or name in free or (name == "total_timesteps" and new > value)

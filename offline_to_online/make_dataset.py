@@ -267,7 +267,8 @@ def collect(file: str, settings: dict, wanted: int, episode) -> list[str]:
             done.append(part)
             progress.update()
         progress.set_postfix(succeeded=f"{len(done)}/{attempt}", refresh=False)
-        require(attempt < 20 or len(done) > attempt // 20, f"--env-id: {len(done)} of {attempt} attempts succeeded")
+        fine = attempt < 20 or len(done) > attempt // 20
+        require(fine, f"--noise {settings['noise']}: only {len(done)} of {attempt} attempts succeeded; lower it")
     progress.close()
     print(f"{file}: {len(done)} of {attempt} episodes succeeded")
     return done
@@ -368,4 +369,8 @@ def main(args: Args):
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args))
+    try:
+        main(tyro.cli(Args))
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        raise SystemExit(130) from None

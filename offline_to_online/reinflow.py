@@ -288,33 +288,49 @@ def read_env_args(args: Args) -> dict:
     return made_from
 
 
+def check_ogbench(args: Args, files: list[str], env: gym.Env) -> int:
+    """Refuse files that are damaged or of another task, by what their arrays say of themselves; returns the rows of the
+    largest."""
+    widths = {"observations": env.observation_space.shape, "actions": env.action_space.shape}
+    widths["qpos"] = (env.unwrapped.model.nq,)
+    needed = [*widths, "qvel", "terminals"] + ["button_states"] * (family(args.env_id) == "scene")
+    rows = []
+    for file in files:
+        shapes, ended = {}, True
+        try:
+            with np.load(file) as arrays:
+                for key in arrays.files:
+                    with arrays.zip.open(f"{key}.npy") as member:
+                        first = np.lib.format.read_magic(member) == (1, 0)
+                        read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+                        shapes[key] = read(member)[0]
+                if shapes.get("terminals"):
+                    ended = arrays["terminals"][-1:].all()
+        except Exception as error:  # whatever a damaged archive makes the reader raise
+            require(False, f"--dataset-path {file}: not readable as npz ({error}); download or make it again")
+        missing = ", ".join(key for key in needed if key not in shapes)
+        require(not missing, f"--dataset-path {file}: without {missing}; choose a file in OGBench's format")
+        lengths = {shapes[key][:1] for key in needed}
+        require(len(lengths) == 1, f"--dataset-path {file}: arrays of different lengths; download or make it again")
+        for key, width in widths.items():
+            own = shapes[key][1:]
+            require(own == width, f"--dataset-path {file}: {key} of size {own}, but {args.env_id} has {width[0]}")
+        require(ended, f"--dataset-path {file}: its last row ends no episode; download or make it again")
+        rows.append(shapes["terminals"][0])
+        enough = rows[-1] > args.horizon_length
+        require(enough, f"--dataset-path {file}: {rows[-1]} steps are fewer than a chunk; lower --horizon-length")
+    return max(rows)
+
+
 def load_ogbench(args: Args, file: str, env: gym.Env) -> dict[str, np.ndarray]:
-    """Steps of an OGBench file, relabelled for the task: name -> (N, n) or (N,). Rewards are those of s."""
+    """Steps of an OGBench file, relabelled for the task: name -> (N, n) or (N,). Rewards are those of s. Resets env."""
     import ogbench.relabel_utils
     import ogbench.utils
 
-    try:
-        with np.load(file) as arrays:
-            shapes = {key: arrays[key].shape for key in arrays}
-    except Exception as error:  # whatever a damaged archive makes the reader raise
-        require(False, f"--dataset-path {file}: not readable as npz ({error}); download or make it again")
-    needed = ["observations", "actions", "terminals", "qpos", "qvel"]
-    needed += ["button_states"] * (family(args.env_id) == "scene")
-    missing = ", ".join(key for key in needed if key not in shapes)
-    require(not missing, f"--dataset-path {file}: without {missing}; choose a file in OGBench's format")
-    lengths = {shape[0] for shape in (shapes[key] for key in needed)}
-    require(len(lengths) == 1, f"--dataset-path {file}: arrays of different lengths; download or make it again")
-    core = env.unwrapped
-    widths = {"observations": env.observation_space.shape[0], "actions": env.action_space.shape[0]}
-    for key, width in (widths | {"qpos": core.model.nq}).items():
-        own = shapes[key][1:]
-        require(own == (width,), f"--dataset-path {file}: {key} of size {own}, but {args.env_id} has {width}")
     raw = ogbench.utils.load_dataset(file, add_info=True)
-    with np.load(file) as arrays:
-        ended = arrays["terminals"][-1]
-        bad = ", ".join(key for key in needed[3:] if not np.isfinite(arrays[key]).all())
+    states = [key for key in ("qpos", "qvel", "button_states") if key in raw]
+    bad = ", ".join(key for key in states if not np.isfinite(raw[key]).all())
     require(not bad, f"--dataset-path {file}: {bad} not finite (NaN or infinite); download or make it again")
-    require(ended, f"--dataset-path {file}: its last row ends no episode; download or make it again")
     ogbench.relabel_utils.relabel_dataset(args.env_id, env, raw)
     reward = -(raw["rewards"] != 0).astype(np.float32) if args.sparse else raw["rewards"]
     data = {"obs": raw["observations"], "action": raw["actions"], "reward": reward, "mask": raw["masks"]}
@@ -324,6 +340,7 @@ def load_ogbench(args: Args, file: str, env: gym.Env) -> dict[str, np.ndarray]:
 def load_robomimic(args: Args, path: str, env: gym.Env) -> dict[str, np.ndarray]:
     """Steps of a robomimic file, demonstrations in the order of their numbers: name -> (N, n) or (N,)."""
     parts = {name: [] for name in ("obs", "action", "reward", "mask", "terminal", "next_obs")}
+    sizes = {"obs": env.observation_space.shape[0], "action": env.action_space.shape[0]}
     with open_hdf5(args, path) as file:
         demos = [name for name in file["data"] if re.fullmatch(r"demo_\d+", name)]
         require(demos, f"--dataset-path {path}: no demonstrations in it; choose a robomimic low_dim file")
@@ -339,8 +356,10 @@ def load_robomimic(args: Args, path: str, env: gym.Env) -> dict[str, np.ndarray]
             require(not flat, f"--dataset-path {path}: {demo} has {flat} of another shape; choose a low_dim file")
             sparse = np.isin(group["rewards"], (0, 1)).all()
             require(sparse, f"--dataset-path {path}: {demo} has rewards besides 0 and 1; choose a sparse low_dim file")
-            clock = group["states"][:, 0] if "states" in group else np.arange(1)
-            ordered = (np.diff(clock) > 0).all()
+            clock = group["states"][:, 0] if "states" in group else np.zeros(1)
+            bad = f"--dataset-path {path}: states of {demo} not finite (NaN or infinite); download or make it again"
+            require(np.isfinite(clock).all(), bad)
+            ordered = (np.diff(clock) >= 0).all()
             require(ordered, f"--dataset-path {path}: the steps of {demo} are out of order; download or make it again")
             for side in ("obs", "next_obs"):
                 parts[side].append(np.concatenate([group[f"{side}/{key}"][()] for key in OBS_KEYS], axis=1))
@@ -348,12 +367,11 @@ def load_robomimic(args: Args, path: str, env: gym.Env) -> dict[str, np.ndarray]
             parts["reward"].append(group["rewards"][()] - 1.0)
             parts["mask"].append(1.0 - group["dones"][()])
             parts["terminal"].append(np.arange(len(group["dones"])) == len(group["dones"]) - 1)
-    data = {name: np.concatenate(values, dtype=np.float32, casting="unsafe") for name, values in parts.items()}
-    sizes = {"obs": env.observation_space.shape[0], "action": env.action_space.shape[0]}
-    for name, size in sizes.items():
-        own = data[name].shape[1]
-        require(own == size, f"--dataset-path {path}: {name} of size {own}, but {args.env_id} has {size}")
-    return data
+            for name, size in sizes.items():
+                own = parts[name][-1].shape[1]
+                remedy = f"{args.env_id} has {size}; choose another file"
+                require(own == size, f"--dataset-path {path}: {demo} has {name} of size {own}, but {remedy}")
+    return {name: np.concatenate(values, dtype=np.float32, casting="unsafe") for name, values in parts.items()}
 
 
 def load_dataset(args: Args, file: str, env: gym.Env) -> dict[str, np.ndarray]:
@@ -362,26 +380,18 @@ def load_dataset(args: Args, file: str, env: gym.Env) -> dict[str, np.ndarray]:
     data = (load_robomimic if args.env_id in ROBOMIMIC else load_ogbench)(args, file, env)
     bad = ", ".join(name for name, values in data.items() if not np.isfinite(values).all())
     require(not bad, f"--dataset-path {file}: {bad} not finite (NaN or infinite); download or make it again")
-    largest, count = np.abs(data["action"]).max(), len(data["reward"])
-    require(largest <= 1 + 1e-5, f"--dataset-path {file}: an action of {largest:.3g}, beyond 1; choose another file")
-    data["action"] = data["action"].clip(-1, 1)
+    count = len(data["reward"])
     enough = count > args.horizon_length
     require(enough, f"--dataset-path {file}: {count} steps are fewer than a chunk; lower --horizon-length")
+    largest = np.abs(data["action"]).max()
+    require(largest <= 1 + 1e-5, f"--dataset-path {file}: an action of {largest:.3g}, beyond 1; choose another file")
+    data["action"] = data["action"].clip(-1, 1)
     return data
 
 
 def warn_without_success(args: Args, file: str, data: dict[str, np.ndarray]):
-    if data["mask"].all():
+    if (data["reward"] < 0).all():
         print(f"warning: {file}: no success of {args.env_id} in {len(data['mask'])} steps", file=sys.stderr)
-
-
-def most_rows(files: list[str]) -> int:
-    """Rows of the largest of several shards, counted in what is small in them."""
-    rows = 0
-    for file in files if len(files) > 1 else ():
-        with np.load(file) as arrays:
-            rows = max(rows, len(arrays["terminals"]))
-    return rows
 
 
 class ReplayBuffer:
@@ -433,8 +443,8 @@ class ReplayBuffer:
         of the last step, valid (B, length), 0 behind the end of an episode."""
         total = self.offline + self.count
         stored = min(total, len(self.rows))
-        start = torch.rand(batch, generator=generator, device=generator.device, dtype=torch.float64)
-        start = (start * (stored - length + 1)).long() + (total - stored)
+        start = torch.randint(stored - length + 1, (batch,), generator=generator, device=generator.device)
+        start += total - stored
         index = (start[:, None] + torch.arange(length, device=start.device)) % len(self.rows)
         rows = dict(zip(self.widths, self.rows[index].split(list(self.widths.values()), dim=2), strict=True))
         ended = rows["terminal"].squeeze(2).cumsum(1) > 0
@@ -452,7 +462,10 @@ def check(args: Args) -> torch.device:
     limits = dict.fromkeys(("seed", "offline_steps", "total_timesteps", "learning_starts", "learning_rate"), (0, inf))
     limits |= dict.fromkeys(("eval_frequency", "checkpoint_frequency", "beta_offline", "beta_online"), (0, inf))
     limits |= {"gamma": (0, 1), "tau": (0, 1), "alpha": (1e-9 if autotune else 0, inf), "critic_hidden_dim": (2, inf)}
-    limits |= {"sigma": (1e-4, 2), "action_bound": (0.5, 1 - 1e-6), "distill": (0, inf)}
+    limits |= dict.fromkeys(("distill", "pretrain_lr", "actor_lr", "critic_lr", "critic_warmup", "ent_coef"), (0, inf))
+    limits |= dict.fromkeys(("vf_coef", "target_kl", "max_grad_norm"), (0, inf))
+    limits |= dict.fromkeys(("sigma", "min_std", "max_std"), (1e-4, 2)) | {"action_bound": (0.5, 1 - 1e-6)}
+    limits |= dict.fromkeys(("ema", "gae_lambda", "clip_coef"), (0, 1))
     for field in fields(args):
         value, flag = getattr(args, field.name), "--" + field.name.replace("_", "-")
         low, high = limits.get(field.name, (1 if type(value) is int else -inf, inf))
@@ -697,6 +710,7 @@ def read_args(argv: list[str] | None = None) -> Args:
         old = replace(load_checkpoint(args.resume)["args"], resume=args.resume, eval_only=args.eval_only)
         args = tyro.cli(Args, args=argv, default=old)
         free = ("eval_episodes", "capture_video", "device", "compile") if args.eval_only else ("checkpoint_frequency",)
+        free += ("dataset_path",)  # offline to online, where a checksum knows the data
         for name, value in asdict(old).items():
             new, flag = getattr(args, name), "--" + name.replace("_", "-")
             fine = new == value or name in free or (name == "total_timesteps" and new > value)
@@ -768,13 +782,16 @@ def main(args: Args) -> str:
     require(same, f"--device {device.type}: the checkpoint is of a run on {was}; resume it there")
     last_step = args.offline_steps + args.total_timesteps
     require(checkpoint["step"] < last_step or args.eval_only, "--resume: finished; raise --total-timesteps")
-    files = find_dataset(args)
-    require(len(files) == 1, f"--dataset-path {args.dataset_path}: a folder of shards; name one file, or its only one")
+    # Evaluating needs no data, but robosuite's environment is made from them.
+    files = find_dataset(args) if args.env_id in ROBOMIMIC or not args.eval_only else []
+    require(len(files) <= 1, f"--dataset-path {args.dataset_path}: a folder of shards; name one file, or its only one")
     env, eval_env = make_env(args, "" if args.capture_video else None), None
     obs_dim, action_dim = env.observation_space.shape[0], env.action_space.shape[0]
     chunk_dim = args.horizon_length * action_dim
     obs_range, action_range = torch.zeros(2, obs_dim), torch.zeros(2, chunk_dim)  # or those of the checkpoint
     if not args.eval_only:
+        if args.env_id not in ROBOMIMIC:
+            check_ogbench(args, files, env)
         data = load_dataset(args, files[0], env)
         warn_without_success(args, files[0], data)
         buffer = ReplayBuffer(len(data["reward"]) + 1, obs_dim, action_dim, device)
@@ -865,14 +882,13 @@ def main(args: Args) -> str:
             raise SystemExit(1)
 
     def collect() -> dict[str, torch.Tensor]:
-        """Fresh episodes in every environment for --num-steps chunks: name -> (T, n, ..)."""
-        nonlocal episode
+        """Fresh episodes in every environment for --num-steps chunks, or to the last step: name -> (T, n, ..)."""
+        nonlocal episode, step
         obs = np.stack([reset(one, episode_seed(args, episode + i)) for i, one in enumerate(envs)])
         episode, lengths, returns = episode + len(envs), np.zeros(len(envs)), np.zeros(len(envs))
         scale.returns[:] = 0
         rows = {name: [] for name in ("obs", "chain", "reward", "terminated", "ended", "next_obs")}
-        for i_step in range(1, args.num_steps + 1):
-            now = step + i_step * args.num_envs * args.horizon_length
+        for _ in range(args.num_steps):
             obs_tensor = torch.as_tensor(obs, dtype=torch.float32, device=device)
             with torch.no_grad():
                 chain = actor.sample(obs_tensor, actor.draw_noise(len(envs), generator))
@@ -882,16 +898,16 @@ def main(args: Args) -> str:
             for i, one in enumerate(envs):
                 for action in chunks[i].clip(-1, 1):
                     next_obs[i], r, terminated[i], truncated, info = one.step(action)
-                    reward[i], lengths[i] = reward[i] + r, lengths[i] + 1
+                    reward[i], lengths[i], step = reward[i] + r, lengths[i] + 1, min(step + 1, last_step)
                     if terminated[i] or truncated:
                         ended[i] = 1
                         break
                 returns[i] += reward[i]
                 following[i] = next_obs[i]
                 if ended[i]:
-                    writer.add_scalar("charts/episodic_return", returns[i], now)
-                    writer.add_scalar("charts/episodic_length", lengths[i], now)
-                    writer.add_scalar("charts/success", float(info["success"]), now)
+                    writer.add_scalar("charts/episodic_return", returns[i], step)
+                    writer.add_scalar("charts/episodic_length", lengths[i], step)
+                    writer.add_scalar("charts/success", float(info["success"]), step)
                     following[i] = reset(one, episode_seed(args, episode))
                     episode, lengths[i], returns[i] = episode + 1, 0, 0
             row = {"obs": obs, "reward": scale(reward, ended), "terminated": terminated, "ended": ended}
@@ -899,7 +915,7 @@ def main(args: Args) -> str:
                 rows[name].append(torch.as_tensor(value, dtype=torch.float32, device=device))
             rows["chain"].append(chain.transpose(0, 1))
             obs = following
-            if STOP:
+            if STOP or step == last_step:
                 break
         return {name: torch.stack(values) for name, values in rows.items()}
 
@@ -975,10 +991,11 @@ def main(args: Args) -> str:
             cosine(actor_optimizer, args.actor_lr, 0.44 * args.actor_lr, done)
             rollout = collect()
             if STOP:  # what the iteration has done is dropped: its checkpoint is that of its beginning
+                step = before
                 break
             metrics = improve(rollout)
             iteration += 1
-            step, state = min(step + args.num_envs * args.num_steps * args.horizon_length, last_step), None
+            state = None
         progress.update(step - before)
         if step % args.log_frequency == 0 or step > args.offline_steps:
             require_finite()

@@ -648,6 +648,33 @@ def drop_obs(file):
     del file["data/demo_1/next_obs/object"]
 
 
+def nan_clock(file):
+    file["data/demo_1/states"][3, 0] = np.nan
+
+
+def narrow(file):
+    actions = file["data/demo_1/actions"][:, :6]
+    del file["data/demo_1/actions"]
+    file["data/demo_1/actions"] = actions
+
+
+def shards(data, folder, **changes):
+    """A folder of two shards, the second of them changed."""
+    path = changed_npz(folder, data[CUBE], **changes)
+    os.makedirs(folder / "shards")
+    for end in (".npz", "-val.npz"):
+        shutil.copy(data[CUBE].replace(".npz", end), folder / "shards" / f"0{end}")
+        shutil.move(path.replace(".npz", end), folder / "shards" / f"1{end}")
+    return str(folder / "shards")
+
+
+def damaged_shard(data, folder):
+    path = shards(data, folder)
+    with open(f"{path}/1.npz", "r+b") as file:
+        file.truncate(3000)
+    return path
+
+
 def lift_of(data, folder):
     return {"env_id": "lift", "dataset_path": data["lift"]}
 
@@ -665,6 +692,7 @@ def damaged(data, folder):
     return path
 
 
+ARRAYS = "observations", "actions", "terminals", "qpos", "qvel"
 BAD = {
     "another size of observation": (
         lambda d, f: {"env_id": "cube-double-play-singletask-task1-v0", "dataset_path": d[CUBE]},
@@ -680,6 +708,27 @@ BAD = {
     ),
     "no validation file": (lambda d, f: {"dataset_path": no_val(d, f)}, "--dataset-path .*-val.npz is absent"),
     "damaged archive": (lambda d, f: {"dataset_path": damaged(d, f)}, "--dataset-path .*not readable"),
+    "damaged later shard": (lambda d, f: {"dataset_path": damaged_shard(d, f)}, "--dataset-path .*1.npz: not readable"),
+    "later shard of another task": (
+        lambda d, f: {"dataset_path": shards(d, f, qpos=lambda q: q[:, 1:])},
+        "--dataset-path .*1.npz: qpos of size",
+    ),
+    "later shard without terminals": (
+        lambda d, f: {"dataset_path": shards(d, f, terminals=None)},
+        "--dataset-path .*1.npz: without terminals",
+    ),
+    "no rows": (
+        lambda d, f: {"dataset_path": changed_npz(f, d[CUBE], **dict.fromkeys(ARRAYS, lambda a: a[:0]))},
+        "--dataset-path .*0 steps are fewer than a chunk",
+    ),
+    "one row": (
+        lambda d, f: {"dataset_path": changed_npz(f, d[CUBE], **dict.fromkeys(ARRAYS, lambda a: a[-1:]))},
+        "--dataset-path .*1 steps are fewer than a chunk",
+    ),
+    "arrays of different lengths": (
+        lambda d, f: {"dataset_path": changed_npz(f, d[CUBE], qvel=lambda a: a[1:])},
+        "--dataset-path .*different lengths",
+    ),
     "open end": (
         lambda d, f: {"dataset_path": changed_npz(f, d[CUBE], terminals=lambda t: t & False)},
         "--dataset-path .*ends no episode",
@@ -745,6 +794,14 @@ BAD = {
         lambda d, f: lift_of(d, f) | {"dataset_path": changed_hdf5(f, d["lift"], nan_obs)},
         "--dataset-path .*obs not finite",
     ),
+    "NaN in the clock": (
+        lambda d, f: lift_of(d, f) | {"dataset_path": changed_hdf5(f, d["lift"], nan_clock)},
+        "--dataset-path .*states of demo_1 not finite",
+    ),
+    "a demonstration of another robot": (
+        lambda d, f: lift_of(d, f) | {"dataset_path": changed_hdf5(f, d["lift"], narrow)},
+        "--dataset-path .*demo_1 has action of size 6, but lift has 7",
+    ),
     "missing observations": (
         lambda d, f: lift_of(d, f) | {"dataset_path": changed_hdf5(f, d["lift"], drop_obs)},
         "--dataset-path .*demo_1 without next_obs/object",
@@ -767,7 +824,20 @@ BAD = {
         "--total-timesteps 0",
     ),
 }
-BAD_CASES = [("sac_flow_g", case) for case in BAD]
+BAD |= {
+    f"{flag} {value}": (lambda d, f, flag=flag, value=value: {"dataset_path": d[CUBE], flag: value}, message)
+    for flag, value, message in (
+        ("min_std", 0.0, "--min-std 0.0: choose a number from 0.0001"),
+        ("min_std", 0.2, "--min-std 0.2: must be below --max-std"),
+        ("actor_lr", -1.0, "--actor-lr -1.0: "),
+        ("ema", 7.0, "--ema 7.0: choose a number from 0 to 1"),
+        ("gae_lambda", 3.0, "--gae-lambda 3.0: "),
+        ("clip_coef", -1.0, "--clip-coef -1.0: "),
+    )
+}
+REINFLOW_ALONE = {case for case in BAD if case.startswith(("min_std", "actor_lr", "ema", "gae", "clip"))}
+BAD_CASES = [("sac_flow_g", case) for case in BAD if case not in REINFLOW_ALONE]
+BAD_CASES += [("reinflow", case) for case in REINFLOW_ALONE]
 BAD_CASES += [(name, case) for name in SCRIPTS[1:] for case in ("no validation file", "NaN", "chunks of no action")]
 
 
@@ -803,11 +873,21 @@ def test_missing_packages_are_named(name, env_id, tmp_path, capsys, monkeypatch,
     assert stop.value.code == 2 and "pip install" in capsys.readouterr().err
 
 
+def no_reward(file):
+    for demo in file["data"].values():  # whose ends are marked all the same, as robomimic's own tools may do
+        demo["rewards"][:] = 0
+
+
 @needs_extras
-def test_data_without_success_are_a_warning(data, tmp_path, capsys):
+@pytest.mark.parametrize("env_id", [CUBE, "lift"])
+def test_data_without_success_are_a_warning(env_id, data, tmp_path, capsys):
     module = load("sac_flow_g")
-    path = changed_npz(tmp_path, data[CUBE], qpos=lambda qpos: qpos + 1)
-    flags = small(dataset_path=path, run_dir=str(tmp_path), offline_steps=2, total_timesteps=0, eval_frequency=0)
+    if env_id == CUBE:
+        path = changed_npz(tmp_path, data[CUBE], qpos=lambda qpos: qpos + 1)
+    else:
+        path = changed_hdf5(tmp_path, data["lift"], no_reward)
+    flags = small(env_id=env_id, dataset_path=path, run_dir=str(tmp_path), offline_steps=2, total_timesteps=0)
+    flags["eval_frequency"] = 0
     module.main(module.Args(**flags))
     assert "warning: " in (error := capsys.readouterr().err) and "no success" in error
 
@@ -843,7 +923,7 @@ def test_short_run_of_every_script(script, data, tmp_path, env_id, capsys):
         assert not any(24 < step <= 24 + flags["learning_starts"] for step in learning) and max(learning) == last
     assert {"checkpoint.pt", "model.pt"} <= set(os.listdir(path))
     if name != "reinflow":  # a ring that the dataset fills, as large as it needs to be
-        rows = {CUBE: 180, "lift": len(raw_steps("lift", data["lift"], script))}[env_id]
+        rows = {CUBE: 183, "lift": len(raw_steps("lift", data["lift"], script))}[env_id]
         assert f"replay buffer: {rows + 1} steps" in capsys.readouterr().out
 
 
@@ -929,6 +1009,37 @@ def test_resuming_needs_the_same_data(data, tmp_path, capsys):
 
 
 @needs_extras
+@pytest.mark.parametrize("name", ["sac_flow_g", "reinflow"])
+@pytest.mark.parametrize("env_id", [CUBE, "lift"])
+def test_a_run_goes_on_when_its_data_have_moved(name, env_id, data, tmp_path, capsys):
+    """With the new path; evaluation needs data only where the environment is made from them."""
+    module = load(name)
+    old, new = (str(tmp_path / f"{place}{os.path.splitext(data[env_id])[1]}") for place in ("old", "new"))
+    ends = ("", "-val") if env_id == CUBE else ("",)
+
+    def put(path, source):
+        for end in ends:
+            root, kind = os.path.splitext(source)
+            shutil.move(root + end + kind, os.path.splitext(path)[0] + end + kind)
+
+    for end in ends:
+        root, kind = os.path.splitext(data[env_id])
+        shutil.copy(root + end + kind, os.path.splitext(old)[0] + end + kind)
+    flags = small(name, env_id=env_id, dataset_path=old, run_dir=str(tmp_path / "runs"), eval_frequency=0)
+    run = module.main(module.Args(**flags))
+    put(new, old)
+    if env_id == CUBE:
+        module.main(module.read_args(["--resume", run, "--eval-only"]))
+        assert "success" in capsys.readouterr().out
+    longer = ["--resume", run, "--total-timesteps", "150"]
+    with pytest.raises(SystemExit):
+        module.main(module.read_args(longer))
+    assert "--dataset-path" in capsys.readouterr().err
+    module.main(module.read_args([*longer, "--dataset-path", new]))
+    module.main(module.read_args(["--resume", run, "--eval-only"]))  # the new place is in the checkpoint
+
+
+@needs_extras
 @pytest.mark.parametrize("name", ["sac_flow_g", "qc_fql", "reinflow"])
 def test_a_checkpoint_of_another_kind_of_device_is_refused(name, data, tmp_path, capsys):
     """Its random numbers cannot go on there."""
@@ -948,7 +1059,7 @@ def test_a_checkpoint_of_another_kind_of_device_is_refused(name, data, tmp_path,
 
 
 @needs_extras
-@pytest.mark.parametrize(("name", "online"), [("sac_flow_g", [28, 36]), ("reinflow", [88, 94])])
+@pytest.mark.parametrize(("name", "online"), [("sac_flow_g", [28, 36]), ("reinflow", [76, 94])])
 def test_steps_per_second_leave_out_compilation(name, online, data, tmp_path):
     """Not the first window, nor the one in which the first update online, or ReinFlow's first iteration, falls."""
     module = load(name)
@@ -1032,6 +1143,61 @@ def test_shards_take_turns_and_the_last_stays(tmp_path, monkeypatch):
             module.main(module.read_args(["--resume", str(run)]))
         assert sizes[:18] == [200] * 5 + [60] * 5 + [200] * 5 + [60] * 3 and set(sizes[18:]) == {60}, stop
         assert len(loaded[-1].rows) == 211 and loaded[-1].count == 33  # room for the largest, whichever comes first
+
+
+@needs_extras
+def test_the_first_episode_behind_shards_begins_at_its_reset(tmp_path, monkeypatch):
+    """Relabelling a shard resets the environment: what is stored and done online must not begin before that, and a run
+    resumed within that episode must go on in the same simulation."""
+    maker, module = load("make_dataset"), load("sac_flow_g")
+    monkeypatch.setattr(maker, "LENGTH", 21)
+    folder = tmp_path / "shards"
+    maker.main(maker.Args(env_id=CUBE, path=str(folder), episodes=11, episodes_per_file=10))
+    plain, steps = module.ReplayBuffer.add, []
+
+    def spy(self, **step):
+        steps.append(step)
+        if len(steps) == stop:
+            module.STOP.append(signal.SIGTERM)
+        return plain(self, **step)
+
+    monkeypatch.setattr(module.ReplayBuffer, "add", spy)
+    flags = small(offline_steps=18, eval_frequency=0, dataset_path=str(folder), shard_steps=5, total_timesteps=12)
+    stop = 0
+    whole = module.main(module.Args(**flags, run_dir=str(tmp_path / "whole")))
+    env = module.make_env(module.with_presets(module.Args(env_id=CUBE)))
+    assert np.array_equal(steps[0]["obs"], module.reset(env, module.episode_seed(module.Args(), 0)))
+    assert np.array_equal(env.step(steps[0]["action"])[0], steps[0]["next_obs"])
+    stop = len(steps) + 4
+    with pytest.raises(SystemExit):
+        module.main(module.Args(**flags, run_dir=str(tmp_path / "part")))
+    module.STOP.clear()
+    (part,) = (tmp_path / "part").iterdir()
+    module.main(module.read_args(["--resume", str(part)]))
+    same_state(*(module.load_checkpoint(str(path)) for path in (whole, part)))
+
+
+@needs_extras
+def test_reinflow_counts_environment_steps(data, tmp_path, monkeypatch):
+    """Each step once, also where an episode's end cuts a chunk short."""
+    module, count = load("reinflow"), []
+    plain = module.make_env
+
+    def counting(*args):
+        env = plain(*args)
+        step = env.step
+        env.step = lambda action: count.append(1) or step(action)
+        return env
+
+    monkeypatch.setattr(module, "make_env", counting)
+    run = module.main(
+        module.Args(**small("reinflow", dataset_path=data[CUBE], run_dir=str(tmp_path), eval_frequency=0))
+    )
+    last = 24 + 70
+    assert module.load_checkpoint(run)["step"] == last and 70 <= len(count) < 70 + 2 * 4
+    lengths = scalars(run)["charts/episodic_length"]
+    assert all(length == 13 for _, length in lengths) and len(lengths) == 4
+    assert [step for step, _ in lengths[:2]] == [24 + 25, 24 + 26]  # three rounds of 2 x 4 steps, then one each
 
 
 @needs_extras

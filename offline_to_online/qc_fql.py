@@ -801,7 +801,7 @@ def main(args: Args) -> str:
     # sync: end
     actor = Actor(obs_dim, chunk_dim, args).to(device)
     actor_view = frozen_view(actor)
-    # One Adam over all parameters, in the authors' code, takes the same steps as these two.
+    # The authors' code has one Adam and one summed loss: there the actor follows the critic of before this update.
     actor_optimizer, critic_optimizer = adam(*actor.parameters()), adam(*critic.parameters())
     critic_loss_fn, actor_loss_fn = (compile_fn(function, dynamic=False) for function in (critic_loss, actor_loss))
 

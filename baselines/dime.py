@@ -9,7 +9,7 @@ Langevin chain of N steps, and its entropy's lower bound takes the entropy's pla
     python baselines/dime.py --published --critic-hidden-dim 2048 --batch-size 256 --learning-starts 5000    # its code
 
 The critic's atoms span +-200 in that code, which rewards of at most 1 never leave. MuJoCo's values pass it by far, and
-a value beyond the last atom cannot be told from it: PRESETS has a span per task, --published the authors'.
+a value beyond the last atom cannot be told from it: PRESETS has a scale of the rewards per task, --published theirs, 1.
 """
 
 # Symbols: s observation, u action in [-1, 1] (B, d), a = scale * u + bias, x_n state of the chain (B, d), u =
@@ -84,14 +84,15 @@ class Args:
     critic_hidden_dim: int = 1024  # width of the critics' two hidden layers (the authors' code: 2048)
     hidden_dim: int = 256  # width of the control network's three hidden layers and of its time embedding
     sampling_steps: int = 16  # N, steps of the chain
-    alpha: float = 1.0  # initial (with --no-autotune constant) temperature, reward per nat
+    alpha: float = 1.0  # initial (with --no-autotune constant) temperature, scaled reward per nat
     autotune: bool = True  # adapt alpha so that the entropy meets --target-entropy
     target_entropy: float | None = None  # target of the bound without the prior's term, nats of u; None is -4 d
     distributional: bool = True  # categorical critics, or the scalar ones that the paper's (29) prints
     atoms: int = 101  # M, atoms of a categorical critic
-    v_max: float | None = None  # atoms evenly on [-v_max, v_max], in units of return; None is the preset, else 200
+    v_max: float = 200.0  # atoms evenly on [-v_max, v_max], in units of scaled return
     atom_entropy_coef: float = 0.005  # weight of the entropy of the atoms' probabilities in the critic loss
     noise_free_evaluation: bool = False  # evaluate the chain without its noise; the authors' evaluation keeps it
+    reward_scale: float | None = None  # factor on the rewards in the losses; None is the task's preset, else 1
 
     # sync: presets
     def __post_init__(self):
@@ -103,21 +104,22 @@ class Args:
 
 
 # sync: end
-# Per task about one and a half times the largest return-to-go, max reward per step / (1 - gamma), of a trained agent.
-PUBLISHED = {"v_max": 200.0}
+# The scale takes a trained agent's reward per step to about 1, as in the authors' tasks. The largest return-to-go is
+# then about 100, half of where the atoms end, and the temperature and the gradient's clip mean what they mean there.
+PUBLISHED = {"reward_scale": 1.0}
 PRESETS = {
-    "InvertedPendulum": {"v_max": 150.0},
-    "Hopper": {"v_max": 600.0},
-    "Walker2d": {"v_max": 1000.0},
-    "HalfCheetah": {"v_max": 2000.0},
-    "Ant": {"v_max": 1200.0},
-    "Humanoid": {"v_max": 1800.0},
-    "HumanoidStandup": {"v_max": 60_000.0},
+    "InvertedPendulum": {"reward_scale": 1.0},
+    "Hopper": {"reward_scale": 0.3},
+    "Walker2d": {"reward_scale": 0.2},
+    "HalfCheetah": {"reward_scale": 0.1},
+    "Ant": {"reward_scale": 0.15},
+    "Humanoid": {"reward_scale": 0.1},
+    "HumanoidStandup": {"reward_scale": 0.003},
 }
 LIMITS = dict.fromkeys(("seed", "learning_starts", "policy_lr", "q_lr", "alpha_lr", "eval_frequency"), (0, math.inf))
 LIMITS |= dict.fromkeys(("checkpoint_frequency", "atom_entropy_coef"), (0, math.inf))
 LIMITS |= {"gamma": (0, 1), "adam_beta1": (0, 0.999), "atoms": (2, math.inf)}
-LIMITS |= dict.fromkeys(("alpha", "v_max"), (1e-9, math.inf))
+LIMITS |= dict.fromkeys(("alpha", "v_max", "reward_scale"), (1e-9, math.inf))
 
 
 # sync: require
@@ -437,7 +439,7 @@ def critic_loss(critic, batch, u, next_u, next_log_prob, alpha, args):
     obs = torch.cat([batch["obs"], batch["next_obs"]])  # one joint pass: the statistics cover both distributions
     logits, next_logits = critic(obs, torch.cat([u, next_u])).chunk(2, dim=1)
     next_logits, bonus = next_logits.detach(), (-alpha * next_log_prob)[:, None]
-    reward, discount = batch["reward"][:, None], args.gamma * (1 - batch["terminated"])[:, None]
+    reward, discount = args.reward_scale * batch["reward"][:, None], args.gamma * (1 - batch["terminated"])[:, None]
     metrics = {"losses/qf_values": critic.value(logits.detach()).mean(), "policy/log_prob": next_log_prob.mean()}
     # Critic.
     if not args.distributional:  # the mean of the heads, as the distributions are averaged below
@@ -447,7 +449,7 @@ def critic_loss(critic, batch, u, next_u, next_log_prob, alpha, args):
     target = project(next_logits.softmax(-1).mean(0), reward + discount * (critic.atoms + bonus), critic.atoms)
     log_p = logits.log_softmax(-1)
     loss = -(target * log_p).sum(-1).mean(1).sum()
-    metrics["losses/end_atoms"] = target[:, 0].mean() + target[:, -1].mean()  # large where --v-max is too small
+    metrics["losses/end_atoms"] = target[:, 0].mean() + target[:, -1].mean()  # large if v_max is too small
     return loss + args.atom_entropy_coef * (log_p.exp() * log_p).sum(-1).mean(1).sum(), metrics
 
 
@@ -838,6 +840,13 @@ def main(args: Args) -> str:
             now, warm = time.perf_counter(), window_step > burn_in
             steps_per_second = (step - window_step) / (now - window_start)
             window_start, window_step = now, step
+            # sync: spread
+            if metrics:  # of the acting policy at one state, by 16 draws at each of 16 states
+                own = torch.Generator(device).manual_seed(step)  # logging must not move the training's random numbers
+                states = buffer.sample(16, own)["obs"].repeat_interleave(16, dim=0)
+                with torch.no_grad():
+                    u = actor.to_unit(actor_view.act(states, actor.draw_noise(256, own)))
+                metrics["policy/std"] = u.view(16, 16, -1).std(dim=1).mean()
             # sync: end
             require_finite()
             # sync: main/finish

@@ -84,7 +84,7 @@ class Args:
     recent_window: int = 2048  # how many those are
     per_sample_weights: bool = False  # weigh each sample's flow-matching error (the paper), not their mean (the code)
     pre_tanh_endpoint: bool = False  # match the flow to arctanh of the action, where the policy ends, not to the action
-    bc_coeff: float | None = None  # lambda, from 1 on without effect; None is the task's preset, else 0.1
+    bc_coeff: float | None = None  # lambda, factor of the weights before they are clamped to 1; None: preset, else 0.1
     reward_scale: float | None = None  # factor on the rewards in the losses; None is the task's preset, else 1
 
     # sync: presets
@@ -728,6 +728,13 @@ def main(args: Args) -> str:
             now, warm = time.perf_counter(), window_step > burn_in
             steps_per_second = (step - window_step) / (now - window_start)
             window_start, window_step = now, step
+            # sync: spread
+            if metrics:  # of the acting policy at one state, by 16 draws at each of 16 states
+                own = torch.Generator(device).manual_seed(step)  # logging must not move the training's random numbers
+                states = buffer.sample(16, own)["obs"].repeat_interleave(16, dim=0)
+                with torch.no_grad():
+                    u = actor.to_unit(actor_view.act(states, actor.draw_noise(256, own)))
+                metrics["policy/std"] = u.view(16, 16, -1).std(dim=1).mean()
             # sync: end
             require_finite()
             # sync: main/finish

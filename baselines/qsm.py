@@ -82,6 +82,7 @@ class Args:
     hidden_dim: int = 512  # width of the denoising network's two hidden layers
     sampling_steps: int = 5  # T
     exploration_noise: float = 0.1  # deviation of the noise on acting's and the target's actions, in units of u
+    noise_free_evaluation: bool = False  # evaluate without the sampler's noise behind its start; the authors' keeps it
     q_grad_coeff: float | None = None  # M, per unit of the scaled return; None is the task's preset, else 50
     reward_scale: float | None = None  # factor on the rewards in the losses; None is the task's preset, else 1
 
@@ -108,7 +109,7 @@ PRESETS = {
     "HumanoidStandup": {"q_grad_coeff": 5.0, "reward_scale": 0.003},
 }
 LIMITS = dict.fromkeys(("seed", "learning_starts", "policy_lr", "q_lr", "eval_frequency"), (0, math.inf))
-LIMITS |= dict.fromkeys(("checkpoint_frequency", "exploration_noise"), (0, math.inf))
+LIMITS |= dict.fromkeys(("checkpoint_frequency", "exploration_noise", "q_grad_coeff"), (0, math.inf))
 LIMITS |= {"gamma": (0, 1), "tau": (0, 1), "reward_scale": (1e-9, math.inf)}
 
 
@@ -227,7 +228,7 @@ class Actor(nn.Module):
         super().__init__()
         self.action_dim, self.T, hidden = box.shape[0], args.sampling_steps, args.hidden_dim
         self.noise_factors = self.T + 1  # the start, one per step but the last, and the exploration noise
-        self.exploration_noise = args.exploration_noise
+        self.exploration_noise, self.noise_free_evaluation = args.exploration_noise, args.noise_free_evaluation
         # Variance-preserving schedule with beta from 0.1 to 10.
         k = torch.arange(1, self.T + 1)
         alpha = torch.exp(-0.1 / self.T - 0.5 * (10 - 0.1) * (2 * k - 1) / self.T**2)
@@ -277,6 +278,8 @@ class Actor(nn.Module):
 
     def act(self, obs: torch.Tensor, noise: torch.Tensor, deterministic=False) -> torch.Tensor:
         """Actions (B, d) in environment units."""
+        if deterministic and self.noise_free_evaluation:
+            noise = torch.cat([noise[:1], torch.zeros_like(noise[1:])])
         u = self.sample(obs, noise)
         return self.to_env(u if deterministic else self.explore(u, noise))
 
@@ -735,6 +738,13 @@ def main(args: Args) -> str:
             now, warm = time.perf_counter(), window_step > burn_in
             steps_per_second = (step - window_step) / (now - window_start)
             window_start, window_step = now, step
+            # sync: spread
+            if metrics:  # of the acting policy at one state, by 16 draws at each of 16 states
+                own = torch.Generator(device).manual_seed(step)  # logging must not move the training's random numbers
+                states = buffer.sample(16, own)["obs"].repeat_interleave(16, dim=0)
+                with torch.no_grad():
+                    u = actor.to_unit(actor_view.act(states, actor.draw_noise(256, own)))
+                metrics["policy/std"] = u.view(16, 16, -1).std(dim=1).mean()
             # sync: end
             require_finite()
             # sync: main/finish

@@ -583,16 +583,20 @@ def table(args: Args, data: pd.DataFrame):
         print(
             f"{RETURNS[metric].capitalize()} at the end, mean \u00b1 standard deviation over seeds (number of seeds)\n"
         )
-        heads = [f"{env} at {EngFormatter(sep='')(data[data.env == env].step.max())}" for env in envs]
+        # The end of most lines is the column's; another line's own is in its cells.
+        ends, short = data.groupby(["env", "line"]).step.max(), EngFormatter(sep="")
+        common = {env: ends[env].mode().max() for env in envs}
+        heads = [f"{env} at {short(common[env])}" for env in envs]
         print(f"| | {' | '.join(heads)} |\n|{'---|' * (len(envs) + 1)}")
         for line in lines:
             cells = []
             for env in envs:
                 mine = data[(data.line == line) & (data.env == env)]
-                values = mine[mine.step == data[data.env == env].step.max()][metric].dropna()
+                values = mine[mine.step == mine.step.max()][metric].dropna()
                 digits = 2 if metric == "eval/success" else 0
                 spread = f" \u00b1 {values.std():.{digits}f}" if len(values) > 1 else ""
-                cells.append(f"{values.mean():.{digits}f}{spread} ({len(values)})" if len(values) else "\u2013")
+                when = f" at {short(mine.step.max())}" if len(values) and mine.step.max() != common[env] else ""
+                cells.append(f"{values.mean():.{digits}f}{spread} ({len(values)}){when}" if len(values) else "\u2013")
             print(f"| {line} | {' | '.join(cells)} |")
         print()
 

@@ -182,6 +182,27 @@ def test_qsm_explores_in_training_only():
     assert (actor.act(obs, noise) != actor.act(obs, other)).any()
 
 
+def test_qsm_evaluates_with_the_samplers_noise_or_without():
+    obs, noise = torch.randn(8, 3), torch.randn(6, 8, 2, generator=torch.Generator().manual_seed(0))
+    later = torch.cat([noise[:1], noise[1:] + 1])
+    for flag in (False, True):
+        actor = qsm.Actor(3, BOX, qsm.Args(noise_free_evaluation=flag))
+        same = torch.equal(actor.act(obs, noise, deterministic=True), actor.act(obs, later, deterministic=True))
+        assert same == flag and not torch.equal(actor.act(obs, noise), actor.act(obs, later))
+
+
+def test_dime_scaling_rewards_is_scaling_the_atoms():
+    """The same projected targets, so that a task's scale replaces a span of its own."""
+    torch.manual_seed(0)
+    batch, log_prob, u = scaled_batch(), torch.randn(16), 2 * torch.rand(2, 16, 2) - 1
+    losses = []
+    for flags, alpha in (({"v_max": 20.0, "reward_scale": 0.1}, 0.05), ({"v_max": 200.0, "reward_scale": 1.0}, 0.5)):
+        torch.manual_seed(1)
+        args = dime.Args(critic_hidden_dim=8, atoms=11, **flags)
+        losses.append(dime.critic_loss(dime.Critic(3, 2, args), batch, *u, log_prob, torch.tensor(alpha), args)[0])
+    torch.testing.assert_close(*losses)
+
+
 def scaled_batch(n: int = 16) -> dict[str, torch.Tensor]:
     return make_batch(n, 3, BOX) | {"terminated": (torch.arange(n) % 3 == 0).float()}
 
@@ -322,7 +343,7 @@ def test_dime_update_counts(monkeypatch, tmp_path, distributional):
 
 def test_dime_critic_loss_is_that_of_one_joint_pass():
     torch.manual_seed(0)
-    args = dime.Args(atoms=11, v_max=5.0, critic_hidden_dim=8, gamma=0.9)
+    args = dime.Args(atoms=11, v_max=5.0, critic_hidden_dim=8, gamma=0.9, reward_scale=0.3)
     critic, batch, alpha, log_prob = dime.Critic(3, 2, args), make_batch(16, 3, BOX), torch.tensor(0.3), torch.randn(16)
     u, next_u = 2 * torch.rand(2, 16, 2) - 1
     batch["terminated"][:5] = 1
@@ -330,7 +351,7 @@ def test_dime_critic_loss_is_that_of_one_joint_pass():
     found = torch.autograd.grad(loss, critic.parameters())
     logits = critic(torch.cat([batch["obs"], batch["next_obs"]]), torch.cat([u, next_u]))  # statistics of both
     discount = 0.9 * (1 - batch["terminated"])[:, None]
-    values = batch["reward"][:, None] + discount * (critic.atoms - (alpha * log_prob)[:, None])
+    values = 0.3 * batch["reward"][:, None] + discount * (critic.atoms - (alpha * log_prob)[:, None])
     targets = [dime.project(head.detach().softmax(1), values, critic.atoms) for head in logits[:, 16:]]
     target, expected = (targets[0] + targets[1]) / 2, 0.0
     for head in logits[:, :16]:
@@ -589,7 +610,8 @@ BAD = {
 }
 OWN_BAD = {
     "ppo": {"--num-minibatches 3": "divisor", "--total-timesteps 5": "--num-steps", "--policy-lr -1": "from 0"},
-    "qsm": {"--learning-starts 2000000": "--total-timesteps", "--reward-scale 0": "from 1e-09"},
+    "qsm": {"--learning-starts 2000000": "--total-timesteps", "--reward-scale 0": "from 1e-09"}
+    | {"--q-grad-coeff -1": "from 0 to inf"},
     "dime": {"--v-max -1": "from 1e-09", "--batch-size 90000": "--learning-starts", "--atoms 1": "from 2"},
     "flowrl": {"--expectile 2": "from 0 to 1", "--batch-size 90000": "raise --learning-starts"},
 }
@@ -705,6 +727,8 @@ def test_runs_alone_from_an_empty_folder(name, tmp_path):
     tags = scalars(run).keys()
     assert {"charts/SPS", "charts/episodic_return", "eval/episodic_return"} <= tags
     assert any(tag.startswith("losses/") for tag in tags) and any(tag.startswith("policy/") for tag in tags)
+    if name != "ppo":  # of u in [-1, 1] at one state
+        assert all(0 < value < 1 for _, value in scalars(run)["policy/std"])
 
 
 def test_export_and_plot_take_their_runs(tmp_path):
@@ -726,7 +750,7 @@ def test_export_and_plot_take_their_runs(tmp_path):
 SMALL = {"eval_frequency": 1000, "eval_episodes": 5, "checkpoint_frequency": 0, "compile": False, "device": "cpu"}
 SMALL_OFF_POLICY = {"learning_starts": 1000, "batch_size": 128, "hidden_dim": 64, "critic_hidden_dim": 64}
 SMALL_OFF_POLICY |= {"policy_lr": 1e-3, "q_lr": 1e-3, "buffer_size": 10_000}
-SMALL_DIME = {"total_timesteps": 3000, "batch_size": 64, "sampling_steps": 4, "alpha": 0.01}
+SMALL_DIME = {"total_timesteps": 4000, "batch_size": 64, "sampling_steps": 4, "alpha": 0.01}
 LEARNING = {  # flags, and the return that the best evaluation must reach; at the start it is below 20
     "ppo": ({"total_timesteps": 12_288, "num_steps": 512, "num_minibatches": 8, "policy_lr": 1e-3}, 900),
     "qsm": (SMALL_OFF_POLICY | {"total_timesteps": 8000, "tau": 0.05}, 300),

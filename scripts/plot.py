@@ -7,9 +7,12 @@
     python scripts/plot.py curves table --csv results/offline_to_online.csv --returns success
 
     curves      returns over training, a panel per environment
-    aggregate   interquartile mean over environments and seeds during and after training, performance profile
-    gradients   gradient norm of the actor's loss at every rollout step over training (the paper's Figure 6)
-    steps       returns over training for every number of sampling steps K (the paper's Figure 7)
+    aggregate   interquartile mean over environments and seeds during and after training, performance profile; the means
+                and the differences from --baseline as Markdown
+    gradients   gradient norm of the actor's loss at every rollout step over training (the paper's Figure 6), and as
+                Markdown its mean over the second half
+    steps       returns over training for every number of sampling steps K (the paper's Figure 7), and as Markdown the
+                differences from the smallest K at the last step that both have
     speed       environment steps per second
     ablations   returns of each script's variants, whose --exp-name is SCRIPT-VARIANT, beside its own, and the
                 differences at the end as Markdown
@@ -230,12 +233,24 @@ def interval(samples: list[np.ndarray], statistic) -> tuple[np.ndarray, np.ndarr
     return result.confidence_interval.low, result.confidence_interval.high
 
 
+def bounds(samples: list[np.ndarray], statistic, digits: str) -> str:
+    """The interval of a number, for a table; nothing for a single seed."""
+    band = interval(samples, statistic)
+    return f" [{band[0]:{digits}}, {band[1]:{digits}}]" if band else ""
+
+
 def mean(*samples: np.ndarray, axis: int = 0) -> np.ndarray:
     return np.concatenate(samples, axis=axis).mean(axis=axis)
 
 
 def interquartile_mean(*samples: np.ndarray, axis: int = 0) -> np.ndarray:
     return stats.trim_mean(np.concatenate(samples, axis=axis), 0.25, axis=axis)
+
+
+def difference(*samples: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Interquartile mean of the first half of the samples minus that of the second."""
+    half = len(samples) // 2
+    return interquartile_mean(*samples[:half], axis=axis) - interquartile_mean(*samples[half:], axis=axis)
 
 
 # Drawing.
@@ -400,6 +415,24 @@ def aggregate(args: Args, data: pd.DataFrame):
     )
     steps = sorted(set.intersection(*(set(data[data.env == env].step) for env in envs)))
     taus = np.linspace(min(0.0, last.score.min()), 1.02 * last.score.max(), 200)
+
+    def runs(rows: pd.DataFrame, line: str) -> list[np.ndarray]:
+        """Per environment each run's mean score over the rows."""
+        mine = rows[rows.line == line].groupby(["env", "seed"]).score.mean()
+        return [mine[env].to_numpy() for env in envs]
+
+    first, shared = label(args.baseline), data[data.step.isin(steps)]
+    print(f"IQM of the normalised score on {', '.join(envs)}, 95 % bootstrap interval, and difference from {first}\n")
+    print(f"| | at the end | minus {first} | mean over training | minus {first} |\n|---|---|---|---|---|")
+    for line in lines:
+        cells = []
+        for rows in (last, shared):
+            mine, other = runs(rows, line), runs(rows, first)
+            cells.append(f"{interquartile_mean(*mine):.2f}{bounds(mine, interquartile_mean, '.2f')}")
+            both = (*mine, *other)
+            cells.append(f"{difference(*both):+.2f}{bounds(both, difference, '+.2f')}" if line != first else "")
+        print(f"| {line} | {' | '.join(cells)} |")
+    print()
     for i, line in enumerate(lines):
         colour, marker, dashes = look[line]
         mine = data[(data.line == line) & data.step.isin(steps)]
@@ -463,6 +496,8 @@ def gradients(args: Args, data: pd.DataFrame):
             middle = table.mean(axis=1)
             profile.plot(middle.index, middle, color=colour, marker=marker, dashes=dashes, markersize=4, label=line)
             cells = [f"{value:.3g}" for value in (*middle, middle.max() - middle.min())]
+            # SciPy moves the seeds' axis to the end: that of k stays the first.
+            cells[-1] += bounds([table.T.to_numpy()], lambda x, axis=0: np.ptp(x.mean(axis=axis), axis=0), ".3g")
             print(f"| {env} | {line} | {' | '.join(cells[:-1])} |{' |' * (len(tags) - len(middle))} {cells[-1]} |")
         profile.set_title(f"{env}, second half")
         profile.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -502,6 +537,20 @@ def steps(args: Args, data: pd.DataFrame):
         row[0].set_ylabel(RETURNS[metric])
     for ax in axes[-1]:
         ax.set_xlabel("environment steps")
+    print(f"{RETURNS[metric].capitalize()}, and its difference from the smallest K with a 95 % bootstrap interval\n")
+    print(f"| | | K | step | mean (seeds) | minus K = {values[0]} |\n|---|---|---|---|---|---|")
+    for (env, panel), mine in data.groupby(["env", "panel"]):
+        tables = {k: by_seed(rows, metric).dropna() for k, rows in mine.groupby("sampling_steps")}
+        first = tables.get(values[0])
+        for k, table in tables.items():
+            both = table.index if first is None else table.index.intersection(first.index)
+            end, cell = table.loc[both[-1]].to_numpy(), ""
+            if first is not None and k != values[0]:
+                ends = [end, first.loc[both[-1]].to_numpy()]
+                minus = lambda a, b, axis=0: a.mean(axis=axis) - b.mean(axis=axis)  # noqa: E731
+                cell = f"{minus(*ends):+.0f}{bounds(ends, minus, '+.0f')}"
+            print(f"| {env} | {panel} | {k} | {both[-1]} | {end.mean():.0f} ({len(end)}) | {cell} |")
+    print()
     names = {k: f"K = {k} ({seeds_text(data[data.sampling_steps == k])})" for k in values}
     legend(fig, look, names, BANDS)
     save(fig, args, "steps")

@@ -181,6 +181,34 @@ def test_table_shows_the_returns_at_the_end(plot, table, capsys):
     assert "| Flow-G | 3302 \u00b1 1 (3) | 3302 \u00b1 1 (3) |" in capsys.readouterr().out
 
 
+def test_a_line_of_another_length_is_shown_at_its_own_end(plot, table, tmp_path, capsys):
+    for seed in (1, 2):
+        write_run(tmp_path / "runs", "ppo", seed=seed, until=600, total_timesteps=600)
+    run_export(tmp_path / "runs", table=table)
+    plot.main(plot.Args(figures=["table"], csv=table))
+    out = capsys.readouterr().out
+    assert "| | Toy-v0 at 300 | Toy-v1 at 300 |" in out and "| Flow-G | 3302 \u00b1 1 (3) | 3302 \u00b1 1 (3) |" in out
+    assert "| PPO | 6002 \u00b1 1 (2) at 600 | \u2013 |" in out
+
+
+def test_differences_and_their_intervals(plot, table, tmp_path, capsys):
+    """Of scores from the Gaussian's, of gradient norms over the rollout, and of returns from the smallest K's."""
+    for seed in (1, 2, 3):
+        write_run(
+            tmp_path / "runs", seed=seed, time=2000, until=200, total_timesteps=200, offset=350.0, sampling_steps=7
+        )
+    run_export(tmp_path / "runs", table=table)
+    plot.main(plot.Args(figures=["steps"], csv=table, out=tmp_path))
+    out = capsys.readouterr().out
+    assert "| Toy-v0 | Flow-G | 7 | 200 | 2352 (3) | +50 [+49, +51] |" in out
+    assert "| Toy-v0 | Flow-G | 4 | 300 | 3302 (3) |  |" in out
+    plot.main(plot.Args(figures=["aggregate", "gradients"], csv=table, out=tmp_path, where="sampling_steps != 7"))
+    out = capsys.readouterr().out
+    assert "| Gaussian | 1.00 [1.00, 1.00] |  | 0.67 [0.67, 0.67] |  |" in out
+    assert "| Flow-G | 1.10 [1.10, 1.10] | +0.10 [+0.10, +0.10] | 0.77 [0.77, 0.77] | +0.10 [+0.10, +0.10] |" in out
+    assert re.search(r"^\| Toy-v1 \| Flow-T \| 1 \| 0\.1 \| .* \| 1 \[1, 1\] \|$", out, re.MULTILINE)
+
+
 def test_success_rates_of_offline_to_online_runs(plot, table, tmp_path, capsys):
     """Steps count offline updates and environment steps; a table without success rates is refused."""
     for script, success in (("o2o_sac_flow_g", 0.25), ("o2o_qc_fql", 0.75)):

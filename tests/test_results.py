@@ -41,6 +41,15 @@ def test_figures_come_from_the_tables(drawn):
             assert new[name].read_bytes() == committed[name].read_bytes(), name
 
 
+def test_tables_of_the_results_page_are_what_the_commands_print(drawn):
+    page = (ROOT / "results" / "README.md").read_text()
+    rows = re.findall(r"^\|.*\|$", page.partition("\n## Returns\n")[2], re.MULTILINE)
+    printed = drawn[1].splitlines()
+    assert len(rows) > 30 and not set(rows) - set(printed), set(rows) - set(printed)
+    figures = re.findall(r"!\[.+\]\((figures/\S+)\)", page)
+    assert len(figures) >= 5 and all((ROOT / "results" / figure).is_file() for figure in figures)
+
+
 def test_returns_in_the_readme(drawn):
     """Evaluation and training returns of the main table."""
     cells = {}

@@ -11,6 +11,7 @@ from conftest import ROOT
 
 ENTRIES = ["from-scratch", "gradients", "steps", "speed", "offline-to-online"]
 LOCAL = "curves --csv results/sweep_local.csv --prefix sweep_local_"  # the one that is not of scripts/reproduce.sh
+CUBE = "cube-single-play-singletask-task1-v0"
 SCRIPTS = {"Gaussian": "sac_gaussian", "naive flow": "sac_flow_naive", "Flow-G": "sac_flow_g", "Flow-T": "sac_flow_t"}
 
 
@@ -83,6 +84,26 @@ def test_sampling_steps_in_the_decisions_log():
             ordered = sorted(mine, key=lambda row: int(row["seed"]))
             cells.append(", ".join(f"{float(row['eval_return']):.0f}" for row in ordered))
         assert f"\n| {name.removesuffix(' flow')} | {' | '.join(cells)} |\n" in log, cells
+
+
+def test_success_rates_in_the_readme():
+    """Before and after the online phase, and of its last training episodes, seed by seed."""
+    with open(ROOT / "results" / "offline_to_online_small.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    readme = (ROOT / "README.md").read_text()
+
+    def cell(env, script, before, after):
+        mine = {(row["seed"], int(row["step"])): row for row in rows if (row["env"], row["script"]) == (env, script)}
+
+        def values(step, tag):
+            return " ".join(f"{float(mine[seed, step][tag]):.2f}".removeprefix("0") for seed in "12")
+
+        return f"{values(before, 'eval/success')} → {values(after, 'eval/success')} ({values(after, 'charts/success')})"
+
+    for name, script in (SCRIPTS | {"QC-FQL": "qc_fql"}).items():
+        if script != "sac_gaussian":
+            cells = cell("can", f"o2o_{script}", 5000, 15000), cell(CUBE, f"o2o_{script}", 10000, 30000)
+            assert f"\n| {name} | {' | '.join(cells)} |\n" in readme, (name, cells)
 
 
 def test_speed_in_the_readme():

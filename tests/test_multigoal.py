@@ -23,16 +23,17 @@ def test_the_goals_are_alike():
     for goal in multigoal.GOALS:
         obs, _ = env.reset(seed=0)
         env.position = obs = np.zeros(2, np.float32)
-        total, steps, terminated = 0.0, 0, False
-        while not terminated:
-            obs, reward, terminated, _, info = env.step(goal / 5)
-            total, steps = total + reward, steps + 1
-        assert (multigoal.GOALS[info["goal"]] == goal).all() and np.linalg.norm(obs - goal) < 1
-        returns.append((total, steps))
-    assert len(set(returns)) == 1 and returns[0][1] == 9  # half a unit per step: within one unit of the goal after 4.5
-    # By hand: before step k the nearest goal is 5 - k / 2 away.
-    by_hand = sum(-0.01 * (5 - k / 2) ** 2 - 0.1 for k in range(1, 10)) + 10
-    assert np.isclose(returns[0][0], by_hand)
+        total, seen = 0.0, []
+        for _ in range(10):
+            obs, reward, terminated, truncated, info = env.step(goal / 5)
+            total, seen = total + reward, [*seen, info["goal"]]
+            assert not (terminated or truncated)
+        # Half a unit per step: within one unit of the goal behind the ninth.
+        assert seen[:8] == [-1] * 8 and all((multigoal.GOALS[i] == goal).all() for i in seen[8:])
+        assert np.allclose(obs, goal)
+        returns.append(total)
+    # By hand: behind step k the nearest goal is 5 - k / 2 away.
+    assert np.allclose(returns, sum(-0.2 * (5 - k / 2) for k in range(1, 11)))
 
 
 def test_from_training_to_picture(tmp_path):

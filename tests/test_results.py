@@ -106,6 +106,37 @@ def test_success_rates_in_the_readme():
             assert f"\n| {name} | {' | '.join(cells)} |\n" in readme, (name, cells)
 
 
+def test_success_rates_in_the_decisions_log():
+    """Of what was changed one at a time on cube-single, and of the evaluations that followed the last."""
+    tables = []
+    for name in ("open", "late"):
+        with open(ROOT / "results" / f"offline_to_online_{name}.csv", newline="") as file:
+            tables.append(sorted(csv.DictReader(file), key=lambda row: int(row["step"])))
+    log = (ROOT / "results" / "DECISIONS.md").read_text()
+
+    def rates(rows, **flags):
+        mine = [row for row in rows if all(row[flag] == value for flag, value in flags.items())]
+        return [f"{float(row['eval/success']):.2f}".removeprefix("0") for row in mine]
+
+    usual = {"env": CUBE, "offline_steps": "5000", "squash": "tanh", "sigma": "0.1", "autotune": "True"}
+    usual["target_entropy"] = next(row["target_entropy"] for row in tables[0] if row["env"] == CUBE)
+    for name, changes in {
+        "defaults": {},
+        "`--squash clip`": {"squash": "clip", "target_entropy": "0.0"},
+        "`--sigma 0.05`": {"sigma": "0.05"},
+        "`--sigma 0.2`": {"sigma": "0.2"},
+        "`--target-entropy 0`": {"target_entropy": "0.0"},
+        "`--no-autotune --alpha 0`": {"autotune": "False"},
+    }.items():
+        assert f"\n| {name} | {' | '.join(rates(tables[0], **usual | changes))} |\n" in log, name
+    first, *later = rates(tables[1], script="o2o_sac_flow_g", actor_learning_rate="0.0003")
+    assert f"| Flow-G, step size 3e-4 | {first}, then {', '.join(later)} |" in log
+    for name, script in (("Flow-G", "o2o_sac_flow_g"), ("Flow-T", "o2o_sac_flow_t")):
+        first = rates(tables[1], script=script, step="15000")[0]
+        later = rates(tables[1], script=script, actor_learning_rate="3e-05")
+        assert f"| {name}, step size 3e-5 | {first}, then {', '.join(later)} |" in log
+
+
 def test_speed_in_the_readme():
     """Every cell of the table is a row of the CSV file."""
     with open(ROOT / "results" / "speed.csv", newline="") as file:

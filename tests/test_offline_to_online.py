@@ -835,7 +835,7 @@ BAD |= {
         ("clip_coef", -1.0, "--clip-coef -1.0: "),
     )
 }
-REINFLOW_ALONE = {case for case in BAD if case.startswith(("min_std", "actor_lr", "ema", "gae", "clip"))}
+REINFLOW_ALONE = [case for case in BAD if case.startswith(("min_std", "actor_lr", "ema", "gae", "clip"))]
 BAD_CASES = [("sac_flow_g", case) for case in BAD if case not in REINFLOW_ALONE]
 BAD_CASES += [("reinflow", case) for case in REINFLOW_ALONE]
 BAD_CASES += [(name, case) for name in SCRIPTS[1:] for case in ("no validation file", "NaN", "chunks of no action")]

@@ -12,7 +12,7 @@ After Haarnoja et al., "Reinforcement Learning with Deep Energy-Based Policies",
     python scripts/multigoal.py --figures-only        # the picture from the CSV files
 
 results/multigoal.csv has the share of each goal over the episodes with the policy's noise and without it, and
-results/multigoal_paths.csv what is drawn: the paths of some episodes and actions drawn at the origin.
+results/multigoal_paths.csv what is drawn, of the first seeds: the paths of some episodes and actions at the origin.
 """
 
 import csv
@@ -119,17 +119,18 @@ def measure(args: Args):
     models = [path for root in args.roots for path in sorted(root.rglob("model.pt"))]
     models = [path for path in models if "MultiGoal" in path.parent.name and path.parent.name.split("__")[1] in LABELS]
     require(len(models) > 0, f"{' '.join(map(str, args.roots))}: no model.pt of MultiGoal-v0; train with --save-model")
-    shares, drawn = [], []
-    for path in models:
+    shares, drawn, pictured = [], [], {}
+    for path in sorted(models, key=lambda path: int(path.parent.name.split("__")[2])):
         run, actor = load(path)
         key = {"script": path.parent.name.split("__")[1], "seed": run.seed, "step": run.total_timesteps}
         key |= {"alpha": run.alpha, "autotune": run.autotune, "run": path.parent.name}
+        first = pictured.setdefault(key["script"], path) == path
         for noise in (True, False):
             paths, goals = roll(actor, args.episodes, deterministic=not noise)
             row = {name: f"{np.mean(goals == i):.3f}" for i, name in enumerate(NAMES)}
             shares.append(key | {"noise": int(noise)} | row | {"none": f"{np.mean(goals < 0):.3f}"})
             print("  ".join(f"{name} {value}" for name, value in shares[-1].items() if name != "run"))
-            if noise:
+            if noise and first:
                 for episode, points in enumerate(paths[:40]):
                     last = 1 + max((k for k in range(1, len(points)) if (points[k] != points[k - 1]).any()), default=0)
                     for k, (x, y) in enumerate(points[:last]):
@@ -138,7 +139,7 @@ def measure(args: Args):
                         )
         with torch.no_grad():
             noise = actor.draw_noise(1000, torch.Generator().manual_seed(0))
-            for k, (x, y) in enumerate(actor.act(torch.zeros(1000, 2), noise).numpy()):
+            for k, (x, y) in enumerate(actor.act(torch.zeros(1000, 2), noise).numpy() if first else ()):
                 drawn.append({"run": path.parent.name, "kind": "action", "episode": 0, "k": k, "x": x, "y": y})
     args.out.mkdir(parents=True, exist_ok=True)
     for name, rows in (("multigoal.csv", shares), ("multigoal_paths.csv", drawn)):
@@ -151,7 +152,7 @@ def measure(args: Args):
 
 
 def draw(args: Args):
-    """The first seed of every script: paths, and the actions at the origin."""
+    """The first seed of every script: paths, and the actions at the origin. Prints the shares of all as Markdown."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -163,6 +164,12 @@ def draw(args: Args):
         require(table.is_file(), f"--out {args.out}: no {table.name} there; measure first, without --figures-only")
     shares, drawn = map(pd.read_csv, tables)
     scripts = [script for script in LABELS if (shares.script == script).any()]
+    print(f"| with the policy's noise | {' | '.join(NAMES)} | none |\n|{'---|' * (len(NAMES) + 2)}")
+    for script in scripts:
+        for _, row in shares[(shares.script == script) & (shares.noise == 1)].sort_values("seed").iterrows():
+            cells = " | ".join(f"{row[name]:.0%}" for name in (*NAMES, "none"))
+            print(f"| {LABELS[script]}, seed {row.seed} | {cells} |")
+    print()
     with plt.rc_context({"font.size": 8, "axes.titlesize": 9, "savefig.dpi": 200, "svg.hashsalt": "sac-flow"}):
         fig, axes = plt.subplots(
             2, len(scripts), figsize=(2.3 * len(scripts), 4.9), squeeze=False, layout="constrained"

@@ -29,7 +29,9 @@ def drawn(tmp_path_factory):
     result = subprocess.run([*command, "--python", sys.executable], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     subprocess.run([sys.executable, "scripts/plot.py", *LOCAL.split()], cwd=folder, check=True)
-    return folder, result.stdout
+    command = [sys.executable, "scripts/multigoal.py", "--figures-only"]
+    goals = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+    return folder, result.stdout + goals.stdout
 
 
 def test_figures_come_from_the_tables(drawn):
@@ -129,6 +131,10 @@ def test_success_rates_in_the_decisions_log():
         "`--no-autotune --alpha 0`": {"autotune": "False"},
     }.items():
         assert f"\n| {name} | {' | '.join(rates(tables[0], **usual | changes))} |\n" in log, name
+    with open(ROOT / "results" / "offline_to_online_small.csv", newline="") as file:
+        usual = sorted(csv.DictReader(file), key=lambda row: int(row["step"]))
+    for name, rows in (("3e-4", usual), ("1e-4", tables[0])):
+        assert f"| {name} | {' | '.join(rates(rows, script='o2o_sac_flow_t', env='can', seed='1'))} |" in log
     first, *later = rates(tables[1], script="o2o_sac_flow_g", actor_learning_rate="0.0003")
     assert f"| Flow-G, step size 3e-4 | {first}, then {', '.join(later)} |" in log
     for name, script in (("Flow-G", "o2o_sac_flow_g"), ("Flow-T", "o2o_sac_flow_t")):

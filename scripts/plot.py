@@ -253,6 +253,11 @@ def difference(*samples: np.ndarray, axis: int = 0) -> np.ndarray:
     return interquartile_mean(*samples[:half], axis=axis) - interquartile_mean(*samples[half:], axis=axis)
 
 
+def minus(a: np.ndarray, b: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Difference of the means."""
+    return a.mean(axis=axis) - b.mean(axis=axis)
+
+
 # Drawing.
 def styles(lines: list[str]) -> dict[str, tuple]:
     """line -> (colour, marker, dashes): the script's; its further lines get paler and other markers and dashes."""
@@ -547,7 +552,6 @@ def steps(args: Args, data: pd.DataFrame):
             end, cell = table.loc[both[-1]].to_numpy(), ""
             if first is not None and k != values[0]:
                 ends = [end, first.loc[both[-1]].to_numpy()]
-                minus = lambda a, b, axis=0: a.mean(axis=axis) - b.mean(axis=axis)  # noqa: E731
                 cell = f"{minus(*ends):+.0f}{bounds(ends, minus, '+.0f')}"
             print(f"| {env} | {panel} | {k} | {both[-1]} | {end.mean():.0f} ({len(end)}) | {cell} |")
     print()
@@ -608,9 +612,8 @@ def ablations(args: Args, data: pd.DataFrame):
             curve(ax, here, (colour, marker, ()))
             seen.add(line)
             ends = [table.dropna().iloc[-1].to_numpy() for table in (here, before)]
-            band = interval(ends, lambda a, b, axis=-1: a.mean(axis=axis) - b.mean(axis=axis))
-            cells = [f"{end.mean():.0f} ({len(end)})" for end in ends] + [f"{ends[0].mean() - ends[1].mean():+.0f}"]
-            cells[-1] += f" [{band[0]:.0f}, {band[1]:.0f}]" if band else ""
+            cells = [f"{end.mean():.0f} ({len(end)})" for end in ends]
+            cells.append(f"{minus(*ends):+.0f}{bounds(ends, minus, '.0f')}")
             print(f"| {env} | {VARIANTS.get(variant, variant)} | {line} | {' | '.join(cells)} |")
         steps_axis(ax, mine)
         number_axis(ax.yaxis, mine[metric].abs().max())

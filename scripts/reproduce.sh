@@ -11,6 +11,7 @@
 #   steps          sampling steps K in {4, 7, 10} (Figure 7)
 #   speed          environment steps per second of the runs above; not in the paper
 #   baselines      returns of PPO, QSM, DIME, FlowRL and the paper's SAC beside those of from-scratch
+#   baselines-search   what their presets were chosen by: runs of 30k steps, one seed; with --small alone
 #   ablations      one change at a time, on HalfCheetah-v4: drift, density, temperature, normalisation, K, critic
 #   offline-to-online   success rates on manipulation tasks, from data made here (--small) or the official files
 #
@@ -35,7 +36,7 @@ entries=() size=full seeds="" envs="" figures_only=0 dry_run=0 python="" machine
 [ -x .venv/bin/python ] && python=.venv/bin/python
 while [ $# -gt 0 ]; do
     case $1 in
-    from-scratch | gradients | steps | speed | baselines | ablations | offline-to-online) entries+=("$1") ;;
+    from-scratch | gradients | steps | speed | baselines | baselines-search | ablations | offline-to-online) entries+=("$1") ;;
     --small) size=small ;;
     --figures-only) figures_only=1 ;;
     --dry-run) dry_run=1 ;;
@@ -57,7 +58,7 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-[ ${#entries[@]} -gt 0 ] || die "name a figure: from-scratch, gradients, steps, speed, baselines, ablations or offline-to-online"
+[ ${#entries[@]} -gt 0 ] || die "name a figure: from-scratch, gradients, steps, speed, baselines, baselines-search, ablations or offline-to-online"
 python=${python:-python3}
 
 run() {
@@ -141,7 +142,9 @@ for entry in "${entries[@]}"; do
         ;;
     baselines)
         prefix=${size}_baselines_ tasks="HalfCheetah-v4 Hopper-v4 Walker2d-v4" usual=(${flags[@]+"${flags[@]}"})
-        sweep "sac_gaussian.py $flows baselines/qsm.py baselines/dime.py baselines/flowrl.py" "$tasks"
+        sweep "sac_gaussian.py $flows baselines/qsm.py" "$tasks"
+        sweep baselines/flowrl.py "$tasks" --bf16 # as its authors' code
+        if [ $size = small ]; then sweep baselines/dime.py "$tasks" --bf16; else sweep baselines/dime.py "$tasks"; fi
         sweep sac_gaussian.py "$tasks" --exp-name sac --no-crossq --no-normalize-obs --adam-beta1 0.9 \
             --policy-frequency 1 --critic-hidden-dim 256 --hidden-dim 256
         flags=(--total-timesteps 1000000) # it has no replay buffer, and neither needs nor has the small size's flags
@@ -152,6 +155,30 @@ for entry in "${entries[@]}"; do
         draw "$where" table --returns both
         [ $size = full ] || where+=" and step <= 100000"
         draw "$where" curves
+        ;;
+    baselines-search)
+        [ $size = small ] || die "baselines-search: add --small"
+        store=baselines_search prefix=baselines_search_ usual=("${flags[@]}") seeds_before=$seeds seeds=1
+        flags=("${small[@]}" --total-timesteps 30000 --eval-frequency 2500)
+        # Script, task, a flag and the values tried.
+        while read -r script task flag values; do
+            more=()
+            [ "$script" = qsm ] || more=(--bf16)
+            for value in ${values:-""}; do
+                sweep "baselines/$script.py" "$task" "$flag" ${value:+"$value"} ${more[@]+"${more[@]}"} </dev/null
+            done
+        done <<'END'
+qsm HalfCheetah-v4 --q-grad-coeff 1 3 10 30 100
+qsm Hopper-v4 --q-grad-coeff 1.5 5 15 50
+qsm Walker2d-v4 --q-grad-coeff 2 7 20
+qsm HalfCheetah-v4 --published
+flowrl HalfCheetah-v4 --bc-coeff 0.02 0.1 0.5
+flowrl HalfCheetah-v4 --published
+dime HalfCheetah-v4 --reward-scale 0.1
+dime HalfCheetah-v4 --published
+END
+        flags=("${usual[@]}") seeds=$seeds_before
+        draw "" table --by q_grad_coeff bc_coeff reward_scale
         ;;
     ablations)
         task=HalfCheetah-v4

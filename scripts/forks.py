@@ -5,6 +5,8 @@
 
     sac_flow_{g,t}_no_log_std    path density without its -log(sigma sqrt(dt)), as the authors' Flow-T computes it: the
                                  entropy never reaches the noise head
+    sac_flow_{g,t,naive}_last_step   entropy of the last step alone, given A_{K-1}: a lower bound of the action's
+                                 entropy, as the path's is not; with --target-entropy -d and --alpha 0.2, the Gaussian's
     sac_flow_t_post_norm         LayerNorm behind every residual sum, as the authors' Flow-T has it, not before
 
 Each is its script with the lines below replaced, and runs alone like it.
@@ -16,6 +18,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 NO_LOG_STD = [("return gaussian - step_scale - self.log_det(path[-1])", "return gaussian - self.log_det(path[-1])")]
+LAST_STEP = [
+    (
+        "gaussian = -0.5 * (noise.square() + math.log(2 * math.pi)).sum(dim=(0, 2))",
+        "gaussian = -0.5 * (noise[-1].square() + math.log(2 * math.pi)).sum(-1)",
+    ),
+    (
+        "step_scale = sum(log_stds).sum(-1) - 0.5 * self.K * self.action_dim * math.log(self.K)",
+        "step_scale = log_stds[-1].sum(-1) - 0.5 * self.action_dim * math.log(self.K)",
+    ),
+]
 POST_NORM = [
     (
         "z = z + self.self_attention(self.norm_self(z)) + attended_state",
@@ -32,6 +44,9 @@ POST_NORM = [
 FORKS = {
     "sac_flow_g_no_log_std": ("sac_flow_g.py", NO_LOG_STD),
     "sac_flow_t_no_log_std": ("sac_flow_t.py", NO_LOG_STD),
+    "sac_flow_g_last_step": ("sac_flow_g.py", LAST_STEP),
+    "sac_flow_t_last_step": ("sac_flow_t.py", LAST_STEP),
+    "sac_flow_naive_last_step": ("sac_flow_naive.py", LAST_STEP),
     "sac_flow_t_post_norm": ("sac_flow_t.py", POST_NORM),
 }
 

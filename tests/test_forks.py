@@ -39,6 +39,11 @@ def test_what_a_fork_changes(fork):
         scale = sum(their_log_stds).sum(-1) - 0.5 * mine.K * mine.action_dim * torch.tensor(mine.K).log()
         difference = mine.log_prob(path, log_stds, noise) - theirs.log_prob(their_path, their_log_stds, noise)
         torch.testing.assert_close(difference, scale, check_dtype=False)
+    elif fork.__name__.endswith("last_step"):
+        std = log_stds[-1].exp() / mine.K**0.5
+        last = torch.distributions.Normal(path[-1] - std * noise[-1], std).log_prob(path[-1]).sum(-1)
+        log_prob = mine.log_prob(path, log_stds, noise)
+        torch.testing.assert_close(log_prob, last - mine.log_det(path[-1]), check_dtype=False)
     else:  # the token that the head reads is of mean 0 and variance 1, as post-norm leaves it
         tokens = []
         mine.velocity.head.register_forward_hook(lambda module, inputs, output: tokens.append(inputs[0]))

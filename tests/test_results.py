@@ -90,6 +90,19 @@ def test_sampling_steps_in_the_decisions_log():
         assert f"\n| {name.removesuffix(' flow')} | {' | '.join(cells)} |\n" in log, cells
 
 
+def test_entropy_of_the_last_step_in_the_decisions_log():
+    with open(ROOT / "results" / "last_step.csv", newline="") as file:
+        rows = sorted(csv.DictReader(file), key=lambda row: int(row["step"]))
+    log = (ROOT / "results" / "DECISIONS.md").read_text()
+    names = {"sac_flow_g-last_step": "Flow-G", "sac_flow_t-last_step": "Flow-T"}
+    names |= {"naive_K1_last": "naive, K = 1", "naive_K1_zero": "naive, K = 1, A_0 = 0"}
+    runs = {(row["script"], row["seed"]) for row in rows}
+    assert len(runs) == 5
+    for script, seed in runs:
+        mine = [f"{float(row['eval_return']):.0f}" for row in rows if (row["script"], row["seed"]) == (script, seed)]
+        assert f"\n| {names[script]}, seed {seed} | {' | '.join(mine)} |\n" in log, (script, seed)
+
+
 def test_success_rates_in_the_readme():
     """Before and after the online phase, and of its last training episodes, seed by seed."""
     with open(ROOT / "results" / "offline_to_online_small.csv", newline="") as file:

@@ -428,7 +428,8 @@ def aggregate(args: Args, data: pd.DataFrame):
 
     first, shared = label(args.baseline), data[data.step.isin(steps)]
     print(f"IQM of the normalised score on {', '.join(envs)}, 95 % bootstrap interval, and difference from {first}\n")
-    print(f"| | at the end | minus {first} | mean over training | minus {first} |\n|---|---|---|---|---|")
+    print(f"| | at the end | minus {first} | over training | minus {first} | plain mean at the end |")
+    print("|---|---|---|---|---|---|")
     for line in lines:
         cells = []
         for rows in (last, shared):
@@ -436,6 +437,7 @@ def aggregate(args: Args, data: pd.DataFrame):
             cells.append(f"{interquartile_mean(*mine):.2f}{bounds(mine, interquartile_mean, '.2f')}")
             both = (*mine, *other)
             cells.append(f"{difference(*both):+.2f}{bounds(both, difference, '+.2f')}" if line != first else "")
+        cells.append(f"{mean(*runs(last, line)):.2f}")
         print(f"| {line} | {' | '.join(cells)} |")
     print()
     for i, line in enumerate(lines):
@@ -482,8 +484,9 @@ def gradients(args: Args, data: pd.DataFrame):
     tags.sort(key=lambda name: int(name[15:]))
     look = ramp(list(range(len(tags))))
     fig, axes = grid(len(envs), len(lines) + 1, sharey="row")
-    print("Gradient norm at A_k, mean over the second half of training and over seeds\n")
-    print(f"| | | {' | '.join(f'k = {k}' for k in look)} | largest - smallest |\n|{'---|' * (len(tags) + 3)}")
+    print("Gradient norm at A_k, mean over the second half of training and over seeds; largest - smallest of them\n")
+    heads = [f"k = {k}" for k in look] + ["range, k < K", "range"]
+    print(f"| | | {' | '.join(heads)} |\n|{'---|' * (len(heads) + 2)}")
     for env, row in zip(envs, axes, strict=True):
         *panels, profile = row
         for line, ax in zip(lines, panels, strict=True):
@@ -500,10 +503,12 @@ def gradients(args: Args, data: pd.DataFrame):
             profile.plot(table.index, table, color=colour, alpha=0.3, linewidth=0.6)
             middle = table.mean(axis=1)
             profile.plot(middle.index, middle, color=colour, marker=marker, dashes=dashes, markersize=4, label=line)
-            cells = [f"{value:.3g}" for value in (*middle, middle.max() - middle.min())]
-            # SciPy moves the seeds' axis to the end: that of k stays the first.
-            cells[-1] += bounds([table.T.to_numpy()], lambda x, axis=0: np.ptp(x.mean(axis=axis), axis=0), ".3g")
-            print(f"| {env} | {line} | {' | '.join(cells[:-1])} |{' |' * (len(tags) - len(middle))} {cells[-1]} |")
+            cells = [f"{value:.3g}" for value in middle] + [""] * (len(tags) - len(middle))
+            for part in (table[:-1], table):
+                # SciPy moves the seeds' axis to the end: that of k stays the first.
+                band = bounds([part.T.to_numpy()], lambda x, axis=0: np.ptp(x.mean(axis=axis), axis=0), ".3g")
+                cells.append(f"{np.ptp(part.mean(axis=1)):.3g}{band}")
+            print(f"| {env} | {line} | {' | '.join(cells)} |")
         profile.set_title(f"{env}, second half")
         profile.xaxis.set_major_locator(MaxNLocator(integer=True))
         profile.legend(fontsize=7, frameon=False)

@@ -9,7 +9,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-ENTRIES = ["from-scratch", "gradients", "steps", "speed", "offline-to-online"]
+ENTRIES = ["from-scratch", "gradients", "steps", "speed", "baselines-search", "offline-to-online"]
 LOCAL = "curves --csv results/sweep_local.csv --prefix sweep_local_"  # the one that is not of scripts/reproduce.sh
 CUBE = "cube-single-play-singletask-task1-v0"
 SCRIPTS = {"Gaussian": "sac_gaussian", "naive flow": "sac_flow_naive", "Flow-G": "sac_flow_g", "Flow-T": "sac_flow_t"}
@@ -56,15 +56,25 @@ def test_tables_of_the_results_page_are_what_the_commands_print(drawn):
 def test_sentences_of_the_readme(drawn):
     """Its scores and gradient norms are the tables', and what it says of the intervals holds."""
     readme = " ".join((ROOT / "README.md").read_text().split())
-    found = re.findall(r"^\| (Naive flow|Flow-[GT]) \| (\S+) \[.*?\] \| \S+ \[(\S+), (\S+)\]", drawn[1], re.MULTILINE)
+    pattern = r"^\| (Naive flow|Flow-[GT]) \| (\S+) \[.*?\] \| \S+ \[(\S+), (\S+)\] \| .* \| (\S+) \|$"
+    found = re.findall(pattern, drawn[1], re.MULTILINE)
     assert [name for name, *_ in found] == ["Naive flow", "Flow-G", "Flow-T"]
-    assert all(float(low) <= 0 <= float(high) for _, _, low, high in found)
-    naive, flow_g, flow_t = (score.removeprefix("0") for _, score, _, _ in found)
-    assert f"as 1.00, naive has {naive}, Flow-G {flow_g} and Flow-T {flow_t}, and the interval of every" in readme
-    ranges = re.findall(r"^\| \S+-v4 \| Flow-[GT] \| .*\| (\d\S+) \[(\S+), \S+\] \|$", drawn[1], re.MULTILINE)
-    assert len(ranges) == 4 and all(float(low) > 0.29 for _, low in ranges)
-    sizes = [float(size) for size, _ in ranges]
-    assert f"vary by {min(sizes):.1f} to {max(sizes):.1f} over the rollout, not by the paper's 0.29" in readme
+    assert all(float(low) <= 0 <= float(high) for _, _, low, high, _ in found)
+    naive, flow_g, flow_t = (score.removeprefix("0") for _, score, *_ in found)
+    assert f"means are {naive} (naive), {flow_g} (Flow-G) and {flow_t} (Flow-T), the plain means" in readme
+    naive, flow_g, flow_t = (plain.removeprefix("0") for *_, plain in found)
+    assert f"the plain means {naive}, {flow_g} and {flow_t}." in readme
+    pattern = r"^\| \S+-v4 \| Flow-[GT] \| .*\| (\d\S+) \[\S+, \S+\] \| (\d\S+) \[(\S+), \S+\] \|$"
+    ranges = re.findall(pattern, drawn[1], re.MULTILINE)
+    assert len(ranges) == 4 and all(float(low) > 0.29 for *_, low in ranges)
+    inner, whole = ([float(pair[i]) for pair in ranges] for i in (0, 1))
+    assert f"by {min(whole):.1f} to {max(whole):.1f}, or by {min(inner):.2f} to {max(inner):.2f} without A_K" in readme
+    with open(ROOT / "results" / "small.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["sampling_steps"] == "4" and row["step"] == "100000"]
+    ends = [
+        round(float(row["eval_return"])) for row in rows if (row["script"], row["env"][:4]) == ("sac_flow_g", "Half")
+    ]
+    assert f"evaluations of {min(ends)} to {max(ends)} at the end (three seeds)" in readme and len(ends) == 3
 
 
 def test_gradient_norms_in_the_decisions_log(drawn):
@@ -73,7 +83,7 @@ def test_gradient_norms_in_the_decisions_log(drawn):
     rows = re.findall(r"^\| (\S+-v4) \| (Naive flow|Flow-[GT]) \| (.*) \|$", table, re.MULTILINE)
     assert len(rows) == 6
     for env, name, values in rows:
-        *norms, _ = (re.sub(r"^0\.", ".", value) for value in values.split(" | "))  # the last is their range
+        *norms, _, _ = (re.sub(r"^0\.", ".", value) for value in values.split(" | "))  # the last two are their range
         assert f"\n| {env}, {name.removesuffix(' flow').replace('Naive', 'naive')} | {' | '.join(norms)} |\n" in log
 
 

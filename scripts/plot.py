@@ -175,7 +175,7 @@ def load(args: Args) -> pd.DataFrame:
     require(len(data) > 0, f"--csv {args.csv}: no run is left to draw; look at --where and --unfinished")
     unknown = set(args.by) - set(data.columns)
     require(not unknown, f"--by {' '.join(sorted(unknown))}: no such column in {args.csv}")
-    return data
+    return data.copy()  # else pandas warns of a fragmented frame
 
 
 def with_lines(data: pd.DataFrame, by: list[str]) -> pd.DataFrame:

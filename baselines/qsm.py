@@ -97,7 +97,7 @@ class Args:
 
 # sync: end
 # The scale takes a trained agent's reward per step to about 1, as in the authors' tasks. M on HalfCheetah and Hopper is
-# the best of three to five tried, on Walker2d as good as the others, and elsewhere a guess.
+# the best of those tried, on Walker2d level with the other, and elsewhere a guess (results/README.md).
 PUBLISHED = {"q_grad_coeff": 50.0, "reward_scale": 1.0}
 PRESETS = {
     "InvertedPendulum": {"q_grad_coeff": 0.3, "reward_scale": 1.0},

@@ -160,7 +160,7 @@ for entry in "${entries[@]}"; do
         [ $size = small ] || die "baselines-search: add --small"
         store=baselines_search prefix=baselines_search_ usual=("${flags[@]}") seeds_before=$seeds seeds=1
         flags=("${small[@]}" --total-timesteps 30000 --eval-frequency 2500)
-        # Script, task, a flag and the values tried.
+        # Script, task, a flag and the values tried; one run each.
         while read -r script task flag values; do
             more=()
             [ "$script" = qsm ] || more=(--bf16)

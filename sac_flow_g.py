@@ -448,6 +448,18 @@ def blas_products():
     torch.set_float32_matmul_precision(usual)
 
 
+# sync: hold-sigint
+@contextmanager
+def hold_sigint():
+    """Ctrl-C waits until the end: torch.compile runs a C++ compiler in there, which it would end as well."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 # sync: evaluate
 @blas_products()
 def evaluate(actor, envs: list[gym.Env], seed: int, device: torch.device) -> np.ndarray:
@@ -673,6 +685,7 @@ def main(args: Args) -> str:
     critic_loss_fn, actor_loss_fn, act_fn = functions
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.bf16)
 
+    @hold_sigint()
     def act(obs: np.ndarray) -> np.ndarray:
         obs_tensor = torch.as_tensor(obs, dtype=torch.float32, device=device)[None]
         with blas_products():
@@ -687,6 +700,7 @@ def main(args: Args) -> str:
             if isinstance(norm, BatchRenorm):
                 norm.track()
 
+    @hold_sigint()
     def update(with_actor: bool) -> dict[str, torch.Tensor]:
         """Update the critic and, with_actor, actor and temperature; returns tag -> value to log, on the device."""
         batch, noise = buffer.sample(args.batch_size, generator), actor.draw_noise(args.batch_size, generator)

@@ -341,6 +341,18 @@ def blas_products():
     torch.set_float32_matmul_precision(usual)
 
 
+# sync: hold-sigint
+@contextmanager
+def hold_sigint():
+    """Ctrl-C waits until the end: torch.compile runs a C++ compiler in there, which it would end as well."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 # sync: evaluate
 @blas_products()
 def evaluate(actor, envs: list[gym.Env], seed: int, device: torch.device) -> np.ndarray:
@@ -564,6 +576,7 @@ def main(args: Args) -> str:
     loss_fn, sample_fn = functions
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.bf16)
 
+    @hold_sigint()
     def update(fraction: float) -> dict[str, torch.Tensor]:
         """Use up the rollout, at this fraction of --total-timesteps; returns tag -> value to log, on the device."""
         rollout = buffer.columns()
@@ -667,7 +680,7 @@ def main(args: Args) -> str:
         if actor.moments is not None:
             actor.moments.update(obs_tensor)
         normal_obs, noise = actor.normalize(obs_tensor[None]), actor.draw_noise(1, generator)
-        with blas_products():
+        with blas_products(), hold_sigint():
             x = sample_fn(normal_obs, noise)
         action = actor.to_env(x)[0].cpu().numpy().clip(box.low, box.high)
         # sync: main/step

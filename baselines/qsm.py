@@ -384,6 +384,18 @@ def blas_products():
     torch.set_float32_matmul_precision(usual)
 
 
+# sync: hold-sigint
+@contextmanager
+def hold_sigint():
+    """Ctrl-C waits until the end: torch.compile runs a C++ compiler in there, which it would end as well."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 # sync: evaluate
 @blas_products()
 def evaluate(actor, envs: list[gym.Env], seed: int, device: torch.device) -> np.ndarray:
@@ -610,6 +622,7 @@ def main(args: Args) -> str:
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.bf16)
 
     # sync: main/act
+    @hold_sigint()
     def act(obs: np.ndarray) -> np.ndarray:
         obs_tensor = torch.as_tensor(obs, dtype=torch.float32, device=device)[None]
         with blas_products():
@@ -622,6 +635,7 @@ def main(args: Args) -> str:
         loss.backward()
         optimizer.step()
 
+    @hold_sigint()
     def update(number: int) -> dict[str, torch.Tensor]:
         """Update number `number`, from 1, of critic and actor; returns tag -> value to log, on the device."""
         batch, noise = buffer.sample(args.batch_size, generator), actor.draw_noise(args.batch_size, generator)

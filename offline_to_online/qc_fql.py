@@ -598,6 +598,18 @@ def blas_products():
     torch.set_float32_matmul_precision(usual)
 
 
+# sync: hold-sigint
+@contextmanager
+def hold_sigint():
+    """Ctrl-C waits until the end: torch.compile runs a C++ compiler in there, which it would end as well."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 # sync: o2o-evaluate
 def evaluate(act, args: Args, env: gym.Env, device: torch.device) -> dict[str, float]:
     """Success rate, mean return and length of --eval-episodes noise-free episodes: success is the last step's. Same
@@ -815,6 +827,7 @@ def main(args: Args) -> str:
             chunk = actor_view(obs_tensor, draw_noise(1, generator)).clamp(-1, 1)
         return chunk.view(args.horizon_length, action_dim).cpu().numpy()
 
+    @hold_sigint()
     def update(online: bool) -> dict[str, torch.Tensor]:
         """One update, the same offline and online; returns tag -> value to log, on the device."""
         batch = buffer.sample(args.batch_size, args.horizon_length, args.gamma, generator)

@@ -619,6 +619,18 @@ def blas_products():
     torch.set_float32_matmul_precision(usual)
 
 
+# sync: hold-sigint
+@contextmanager
+def hold_sigint():
+    """Ctrl-C waits until the end: torch.compile runs a C++ compiler in there, which it would end as well."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 # sync: o2o-evaluate
 def evaluate(act, args: Args, env: gym.Env, device: torch.device) -> dict[str, float]:
     """Success rate, mean return and length of --eval-episodes noise-free episodes: success is the last step's. Same
@@ -975,8 +987,9 @@ def main(args: Args) -> str:
             batch = buffer.sample(args.batch_size, args.horizon_length, 1.0, generator)
             noise = actor.draw_noise(args.batch_size, generator)[0]
             t = torch.rand(args.batch_size, 1, generator=generator, device=device)
-            loss = flow_loss_fn(actor, batch, noise, t)
-            descend(pretrain_optimizer, loss, actor)
+            with hold_sigint():
+                loss = flow_loss_fn(actor, batch, noise, t)
+                descend(pretrain_optimizer, loss, actor)
             with torch.no_grad():  # or the average would drag along the graph of all its updates
                 torch._foreach_lerp_(list(average.parameters()), list(actor.parameters()), 1 - args.ema)
             step += 1

@@ -728,6 +728,18 @@ def blas_products():
     torch.set_float32_matmul_precision(usual)
 
 
+# sync: hold-sigint
+@contextmanager
+def hold_sigint():
+    """Ctrl-C waits until the end: torch.compile runs a C++ compiler in there, which it would end as well."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 # sync: o2o-evaluate
 def evaluate(act, args: Args, env: gym.Env, device: torch.device) -> dict[str, float]:
     """Success rate, mean return and length of --eval-episodes noise-free episodes: success is the last step's. Same
@@ -947,6 +959,7 @@ def main(args: Args) -> str:
             chunk = actor_view.act(obs_tensor, actor.draw_noise(1, generator), deterministic)
         return chunk.view(args.horizon_length, action_dim).cpu().numpy()
 
+    @hold_sigint()
     def update(online: bool) -> dict[str, torch.Tensor]:
         """One update; joint pretraining takes two gradient steps, as the authors' code does. Returns tag -> value."""
         batch = buffer.sample(args.batch_size, args.horizon_length, args.gamma, generator)

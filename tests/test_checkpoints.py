@@ -190,6 +190,8 @@ def contents(path) -> dict[str, bytes]:
 
 # Hooks.
 
+SET_PRECISION = "set_float32_matmul_precision"  # called once at the start, then around acting and evaluating
+
 
 def at_call(owner, name: str, call: int, action, counts=lambda *args: True):
     """Run action before the call number `call`, counted from 1, of owner.name; `counts` tells which calls count."""
@@ -222,6 +224,11 @@ def hook_signal(phase: str, number: int, call: int = 1):
         gym.wrappers.TimeLimit.step = step
     elif phase == "update":
         at_call(torch.optim.Adam, "step", call, send)
+    elif phase in ("compiling the backward pass", "compiling the policy"):  # a compiler is a child in the same group
+        program = f"import os; os.killpg(0, {int(number)})"  # not a shell's, which would unblock its signals
+        compiler = lambda: subprocess.run([sys.executable, "-c", program], check=True)  # noqa: E731
+        backward = phase == "compiling the backward pass"
+        at_call(torch.Tensor if backward else torch, "backward" if backward else SET_PRECISION, call, compiler)
     elif phase == "segment":
         at_call(os, "fsync", 2 * call - 1, send)
     elif phase == "between":
@@ -264,6 +271,17 @@ def test_a_signal_ends_the_run_with_its_code_and_the_resume_command(phase, call,
     assert f"sac_flow_g.py --resume {stopped.path}\n" in stopped.out
     assert start("sac_flow_g", resume=stopped.path).code == 0
     assert_same(results(stopped.path), undisturbed("sac_flow_g"))
+
+
+@pytest.mark.parametrize(("phase", "call"), [("compiling the backward pass", 5), ("compiling the policy", 2)])
+@pytest.mark.parametrize("script", ["sac_flow_g", "sac_gaussian"])
+def test_ctrl_c_leaves_the_compiler_alone(phase, call, script, start, undisturbed):
+    """A terminal sends SIGINT to the compiler as well, whose end would be that of the run, with a traceback."""
+    stopped = start(script, (hook_signal, phase, signal.SIGINT, call))
+    assert stopped.code == 130 and not stopped.err, stopped
+    assert f"{script}.py --resume {stopped.path}\n" in stopped.out
+    assert start(script, resume=stopped.path).code == 0
+    assert_same(results(stopped.path), undisturbed(script))
 
 
 @pytest.mark.parametrize("phase", ["segment", "between", "swap", "cleaning", "update"])

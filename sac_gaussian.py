@@ -64,7 +64,7 @@ class Args:
     autotune: bool = True  # adapt alpha so that the policy's entropy meets --target-entropy
     device: str = "auto"  # auto (cuda where there is one, else cpu), cpu, cuda or mps
     compile: bool = True  # compile losses and acting with torch.compile; on a CPU this needs a C++ compiler
-    cuda_graph: bool = False  # on CUDA replay each kind of update as one captured graph (not yet measured)
+    cuda_graph: bool = False  # on CUDA replay each kind of update as one captured graph (not yet run)
     bf16: bool = False  # bfloat16 matrix products in the losses; densities, normalisation and Adam stay in float32
     eval_frequency: int = 10_000  # environment steps between evaluations, 0 for none
     eval_episodes: int = 10  # noise-free episodes per evaluation

@@ -54,7 +54,7 @@ class Args:
     gamma: float = 0.99  # discount per environment step
     device: str = "auto"  # auto (cuda where there is one, else cpu), cpu, cuda or mps
     compile: bool = True  # compile losses and acting with torch.compile; on a CPU this needs a C++ compiler
-    bf16: bool = False  # bfloat16 matrix products in the losses; the rest stays in float32
+    bf16: bool = False  # bfloat16 autocast in the losses, network outputs included; weights and Adam stay in float32
     eval_frequency: int = 10_000  # environment steps between evaluations, 0 for none
     eval_episodes: int = 10  # episodes per evaluation
     log_frequency: int = 1000  # environment steps between writes of losses and policy statistics
@@ -116,9 +116,9 @@ PRESETS = {
     "Humanoid": {"reward_scale": 0.1},
     "HumanoidStandup": {"reward_scale": 0.003},
 }
-LIMITS = dict.fromkeys(("seed", "learning_starts", "policy_lr", "q_lr", "alpha_lr", "eval_frequency"), (0, math.inf))
+LIMITS = dict.fromkeys(("learning_starts", "policy_lr", "q_lr", "alpha_lr", "eval_frequency"), (0, math.inf))
 LIMITS |= dict.fromkeys(("checkpoint_frequency", "atom_entropy_coef"), (0, math.inf))
-LIMITS |= {"gamma": (0, 1), "adam_beta1": (0, 0.999), "atoms": (2, math.inf)}
+LIMITS |= {"seed": (0, 2**62), "gamma": (0, 1), "adam_beta1": (0, 0.999), "atoms": (2, math.inf)}
 LIMITS |= dict.fromkeys(("alpha", "v_max", "reward_scale"), (1e-9, math.inf))
 
 

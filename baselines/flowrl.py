@@ -52,7 +52,7 @@ class Args:
     gamma: float = 0.99  # discount per environment step
     device: str = "auto"  # auto (cuda where there is one, else cpu), cpu, cuda or mps
     compile: bool = True  # compile losses and acting with torch.compile; on a CPU this needs a C++ compiler
-    bf16: bool = False  # bfloat16 matrix products in the losses; the rest stays in float32
+    bf16: bool = False  # bfloat16 autocast in the losses, network outputs included; weights and Adam stay in float32
     eval_frequency: int = 10_000  # environment steps between evaluations, 0 for none
     eval_episodes: int = 10  # episodes per evaluation
     log_frequency: int = 1000  # environment steps between writes of losses and policy statistics
@@ -84,7 +84,7 @@ class Args:
     recent_window: int = 2048  # how many those are
     per_sample_weights: bool = False  # weigh each sample's flow-matching error (the paper), not their mean (the code)
     pre_tanh_endpoint: bool = False  # match the flow to arctanh of the action, where the policy ends, not to the action
-    bc_coeff: float | None = None  # lambda, factor of the weights before they are clamped to 1; None: preset, else 0.1
+    bc_coeff: float | None = None  # lambda, factor of the weights (clamped to [0.001, 1]); None: preset, else 0.1
     reward_scale: float | None = None  # factor on the rewards in the losses; None is the task's preset, else 1
 
     # sync: presets
@@ -108,8 +108,8 @@ PRESETS = {
     "Humanoid": {"bc_coeff": 0.1, "reward_scale": 0.1},
     "HumanoidStandup": {"bc_coeff": 0.1, "reward_scale": 0.003},
 }
-LIMITS = dict.fromkeys(("seed", "learning_starts", "policy_lr", "q_lr", "eval_frequency"), (0, math.inf))
-LIMITS |= dict.fromkeys(("checkpoint_frequency", "bc_coeff"), (0, math.inf))
+LIMITS = dict.fromkeys(("learning_starts", "policy_lr", "q_lr", "eval_frequency"), (0, math.inf)) | {"seed": (0, 2**62)}
+LIMITS |= {"checkpoint_frequency": (0, math.inf), "bc_coeff": (1e-3, math.inf)}
 LIMITS |= dict.fromkeys(("gamma", "tau", "expectile", "recent_fraction"), (0, 1)) | {"reward_scale": (1e-9, math.inf)}
 
 

@@ -52,7 +52,7 @@ class Args:
     gamma: float = 0.99  # discount per environment step
     device: str = "auto"  # auto (cuda where there is one, else cpu), cpu, cuda or mps
     compile: bool = True  # compile losses and acting with torch.compile; on a CPU this needs a C++ compiler
-    bf16: bool = False  # bfloat16 matrix products in the losses; the rest stays in float32
+    bf16: bool = False  # bfloat16 autocast in the losses, network outputs included; weights and Adam stay in float32
     eval_frequency: int = 10_000  # environment steps between evaluations, 0 for none
     eval_episodes: int = 10  # episodes per evaluation
     log_frequency: int = 1000  # environment steps between writes of losses and policy statistics
@@ -128,9 +128,9 @@ def make_env(args: Args, video_dir: str | None = None) -> gym.Env:
 
 
 # sync: end
-LIMITS = dict.fromkeys(("seed", "eval_frequency", "checkpoint_frequency", "policy_lr", "ent_coef"), (0, math.inf))
+LIMITS = dict.fromkeys(("eval_frequency", "checkpoint_frequency", "policy_lr", "ent_coef"), (0, math.inf))
 LIMITS |= dict.fromkeys(("vf_coef", "max_grad_norm", "clip_coef"), (0, math.inf))
-LIMITS |= dict.fromkeys(("gamma", "gae_lambda"), (0, 1))
+LIMITS |= dict.fromkeys(("gamma", "gae_lambda"), (0, 1)) | {"seed": (0, 2**62)}
 
 
 def conflicts(args: Args) -> tuple:

@@ -8,9 +8,9 @@ dQ/da, so that sampling climbs Q; no gradient passes through the sampler.
     python baselines/qsm.py --env-id Hopper-v4 --critic-hidden-dim 256 --learning-starts 5000
     python baselines/qsm.py --published --learning-starts 10000                # the authors' own numbers
 
-The sampler climbs a Q of curvature c with M c between 1 and 3; from 4.5 on it lands in the box's corners, wherever the
-maximum is. M = 50 is meant for the authors' tasks: PRESETS scales MuJoCo's rewards and has an M per task, --published
-leaves both as the authors have them.
+The sampler climbs a Q of curvature c with M c between 1 and 3. From 4.5 on it lands in the box's corners if the maximum
+is at the box's centre, and with a third of the samples or more if it is not. M = 50 is meant for the authors' tasks:
+PRESETS scales MuJoCo's rewards and has an M per task, --published leaves both as the authors have them.
 """
 
 # Symbols: s observation, u action in [-1, 1] (B, d), a = scale * u + bias, T diffusion steps, u_k noisy action, k =
@@ -53,7 +53,7 @@ class Args:
     gamma: float = 0.99  # discount per environment step
     device: str = "auto"  # auto (cuda where there is one, else cpu), cpu, cuda or mps
     compile: bool = True  # compile losses and acting with torch.compile; on a CPU this needs a C++ compiler
-    bf16: bool = False  # bfloat16 matrix products in the losses; the rest stays in float32
+    bf16: bool = False  # bfloat16 autocast in the losses, network outputs included; weights and Adam stay in float32
     eval_frequency: int = 10_000  # environment steps between evaluations, 0 for none
     eval_episodes: int = 10  # episodes per evaluation
     log_frequency: int = 1000  # environment steps between writes of losses and policy statistics
@@ -108,7 +108,7 @@ PRESETS = {
     "Humanoid": {"q_grad_coeff": 5.0, "reward_scale": 0.1},
     "HumanoidStandup": {"q_grad_coeff": 5.0, "reward_scale": 0.003},
 }
-LIMITS = dict.fromkeys(("seed", "learning_starts", "policy_lr", "q_lr", "eval_frequency"), (0, math.inf))
+LIMITS = dict.fromkeys(("learning_starts", "policy_lr", "q_lr", "eval_frequency"), (0, math.inf)) | {"seed": (0, 2**62)}
 LIMITS |= dict.fromkeys(("checkpoint_frequency", "exploration_noise", "q_grad_coeff"), (0, math.inf))
 LIMITS |= {"gamma": (0, 1), "tau": (0, 1), "reward_scale": (1e-9, math.inf)}
 

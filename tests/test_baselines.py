@@ -602,6 +602,7 @@ def test_presets_are_filled_in_and_recorded(module, tmp_path):
 BAD = {
     "--gamma 1.5": "--gamma 1.5: choose a number from 0 to 1",
     "--total-timesteps 0": "--total-timesteps 0: choose a number from 1 to inf",
+    f"--seed {2**64}": "--seed",  # more than PyTorch's generators take
     "--env-id Hoper-v4": "Hopper-v4",
     "--env-id Unbounded-v0": "bounded one-dimensional Box",
     "--device tpu": "choose auto, cpu",
@@ -613,7 +614,8 @@ OWN_BAD = {
     "qsm": {"--learning-starts 2000000": "--total-timesteps", "--reward-scale 0": "from 1e-09"}
     | {"--q-grad-coeff -1": "from 0 to inf"},
     "dime": {"--v-max -1": "from 1e-09", "--batch-size 90000": "--learning-starts", "--atoms 1": "from 2"},
-    "flowrl": {"--expectile 2": "from 0 to 1", "--batch-size 90000": "raise --learning-starts"},
+    "flowrl": {"--expectile 2": "from 0 to 1", "--batch-size 90000": "raise --learning-starts"}
+    | {"--bc-coeff 0": "from 0.001 to inf"},
 }
 
 

@@ -366,7 +366,9 @@ def load_robomimic(args: Args, path: str, env: gym.Env) -> dict[str, np.ndarray]
             parts["action"].append(group["actions"][()])
             parts["reward"].append(group["rewards"][()] - 1.0)
             parts["mask"].append(1.0 - group["dones"][()])
-            parts["terminal"].append(np.arange(len(group["dones"])) == len(group["dones"]) - 1)
+            # Official files go on for some steps that are all done: nothing behind the first belongs to a chunk.
+            parts["terminal"].append(group["dones"][()].astype(bool))
+            parts["terminal"][-1][-1] = True
             for name, size in sizes.items():
                 own = parts[name][-1].shape[1]
                 remedy = f"{args.env_id} has {size}; choose another file"
@@ -547,14 +549,14 @@ class Actor(nn.Module):
 
     def log_prob(self, obs: torch.Tensor, chain: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-density (B,) of a chain per step and dimension, clamped to [-1, 1] as the authors do, and the mean
-        entropy per step and dimension, x_0's left out."""
+        entropy per step, x_0 among them, and dimension."""
         obs = self.normalize(obs)
         std = self.std(obs)
         log_prob = -0.5 * (chain[0].square() + math.log(2 * math.pi)).sum(1)
         for k in range(self.K):
             error = (chain[k + 1] - self.mean(obs, chain[k], k)) / std
             log_prob = log_prob - (0.5 * error.square() + std.log() + 0.5 * math.log(2 * math.pi)).sum(1)
-        entropy = (std.log() + 0.5 * math.log(2 * math.pi * math.e)).mean()
+        entropy = std.log().mean() * self.K / (self.K + 1) + 0.5 * math.log(2 * math.pi * math.e)
         return (log_prob / (self.K + 1) / self.action_dim).clamp(-1, 1), entropy
 
     def draw_noise(self, batch: int, generator: torch.Generator) -> torch.Tensor:
@@ -581,19 +583,24 @@ def advantages(reward, value, next_value, terminated, ended, gamma, gae_lambda) 
 
 
 class ReturnScale:
-    """Running variance of the discounted return of each environment, by whose root rewards are divided."""
+    """Running variance of discounted returns, by whose root an iteration's rewards are divided once its own returns
+    are in it: chunk by chunk the first would be divided by the root of a variance of almost 0."""
 
-    def __init__(self, num_envs: int, gamma: float):
-        self.returns, self.gamma, self.count, self.mean, self.var = np.zeros(num_envs), gamma, 1e-4, 0.0, 1.0
+    def __init__(self, gamma: float):
+        self.gamma, self.count, self.mean, self.var = gamma, 1e-4, 0.0, 1.0
 
-    def __call__(self, reward: np.ndarray, ended: np.ndarray) -> np.ndarray:
-        self.returns = self.returns * self.gamma + reward
-        n, mean, var = len(reward), self.returns.mean(), self.returns.var()
+    def __call__(self, reward: torch.Tensor, ended: torch.Tensor) -> torch.Tensor:
+        """Rewards (T, n) of fresh episodes in n environments, scaled and clipped to [-10, 10] as the authors do."""
+        returns, last = torch.zeros_like(reward), torch.zeros_like(reward[0])
+        for i in range(len(reward)):
+            returns[i] = last * self.gamma + reward[i]
+            last = returns[i] * (1 - ended[i])
+        var, mean = (x.item() for x in torch.var_mean(returns.double(), correction=0))
+        n = returns.numel()
         total, delta = self.count + n, mean - self.mean
         self.var = (self.var * self.count + var * n + delta**2 * self.count * n / total) / total
         self.mean, self.count = self.mean + delta * n / total, total
-        self.returns = self.returns * (1 - ended)
-        return reward / np.sqrt(self.var + 1e-8)
+        return (reward / math.sqrt(self.var + 1e-8)).clamp(-10, 10)
 
 
 # sync: frozen-view
@@ -827,7 +834,7 @@ def main(args: Args) -> str:
     pretrain_optimizer = torch.optim.AdamW(actor.parameters(), lr=args.pretrain_lr, weight_decay=1e-6, fused=True)
     actor_optimizer = torch.optim.AdamW(actor.parameters(), lr=args.actor_lr, weight_decay=0, fused=True)
     critic_optimizer = torch.optim.AdamW(critic.parameters(), lr=args.critic_lr, weight_decay=1e-5, fused=True)
-    scale = ReturnScale(args.num_envs, args.gamma)
+    scale = ReturnScale(args.gamma)
 
     def act(obs: np.ndarray, generator: torch.Generator, deterministic: bool) -> np.ndarray:
         """The next chunk (h, m) for an evaluation: pretraining's by the averaged weights."""
@@ -898,7 +905,6 @@ def main(args: Args) -> str:
         nonlocal episode, step
         obs = np.stack([reset(one, episode_seed(args, episode + i)) for i, one in enumerate(envs)])
         episode, lengths, returns = episode + len(envs), np.zeros(len(envs)), np.zeros(len(envs))
-        scale.returns[:] = 0
         rows = {name: [] for name in ("obs", "chain", "reward", "terminated", "ended", "next_obs")}
         for _ in range(args.num_steps):
             obs_tensor = torch.as_tensor(obs, dtype=torch.float32, device=device)
@@ -922,14 +928,15 @@ def main(args: Args) -> str:
                     writer.add_scalar("charts/success", float(info["success"]), step)
                     following[i] = reset(one, episode_seed(args, episode))
                     episode, lengths[i], returns[i] = episode + 1, 0, 0
-            row = {"obs": obs, "reward": scale(reward, ended), "terminated": terminated, "ended": ended}
+            row = {"obs": obs, "reward": reward, "terminated": terminated, "ended": ended}
             for name, value in (row | {"next_obs": next_obs}).items():
                 rows[name].append(torch.as_tensor(value, dtype=torch.float32, device=device))
             rows["chain"].append(chain.transpose(0, 1))
             obs = following
             if STOP or step == last_step:
                 break
-        return {name: torch.stack(values) for name, values in rows.items()}
+        rollout = {name: torch.stack(values) for name, values in rows.items()}
+        return rollout | {"reward": scale(rollout["reward"], rollout["ended"])}
 
     def improve(rollout: dict[str, torch.Tensor]) -> dict[str, float]:
         """PPO's updates on one iteration's chunks; returns tag -> value to log."""
@@ -939,7 +946,6 @@ def main(args: Args) -> str:
             advantage = advantages(rollout["reward"], value, next_value, *ends)
             flat = {name: rollout[name].flatten(0, 1) for name in ("obs", "chain")}
             flat |= {"advantage": advantage.flatten(), "return": (advantage + value).flatten()}
-            flat["advantage"] = (flat["advantage"] - flat["advantage"].mean()) / (flat["advantage"].std() + 1e-8)
             flat["log_prob"] = actor.log_prob(flat["obs"], flat["chain"].transpose(0, 1))[0]
         history, divergence = {}, 0.0
         for _ in range(args.update_epochs):
@@ -955,7 +961,9 @@ def main(args: Args) -> str:
                     log_prob, entropy = actor.log_prob(batch["obs"], batch["chain"].transpose(0, 1))
                     ratio = (log_prob - batch["log_prob"]).exp()
                     clipped = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
-                    gain = torch.minimum(ratio * batch["advantage"], clipped * batch["advantage"]).mean()
+                    var, mean = torch.var_mean(batch["advantage"], correction=0)
+                    advantage = (batch["advantage"] - mean) / (var.sqrt() + 1e-8)
+                    gain = torch.minimum(ratio * advantage, clipped * advantage).mean()
                     descend(actor_optimizer, -gain - args.ent_coef * entropy, actor)
                     divergence = ((ratio - 1) - ratio.log()).mean().item()
                     clip_share = ((ratio - 1).abs() > args.clip_coef).float().mean().item()

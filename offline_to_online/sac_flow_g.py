@@ -382,7 +382,9 @@ def load_robomimic(args: Args, path: str, env: gym.Env) -> dict[str, np.ndarray]
             parts["action"].append(group["actions"][()])
             parts["reward"].append(group["rewards"][()] - 1.0)
             parts["mask"].append(1.0 - group["dones"][()])
-            parts["terminal"].append(np.arange(len(group["dones"])) == len(group["dones"]) - 1)
+            # Official files go on for some steps that are all done: nothing behind the first belongs to a chunk.
+            parts["terminal"].append(group["dones"][()].astype(bool))
+            parts["terminal"][-1][-1] = True
             for name, size in sizes.items():
                 own = parts[name][-1].shape[1]
                 remedy = f"{args.env_id} has {size}; choose another file"

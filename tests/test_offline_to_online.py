@@ -225,8 +225,9 @@ def test_success_timing_reaches_the_environment(data, timing, steps):
     assert ends == [False] * (steps - 1) + [True]
 
 
-def robomimic_file(path, source, lengths, reverse=None):
-    """A file of demonstrations of these lengths, whose numbers sort otherwise as text, rows of which can be told."""
+def robomimic_file(path, source, lengths, reverse=None, done=1):
+    """A file of demonstrations of these lengths, whose numbers sort otherwise as text, rows of which can be told. The
+    last `done` rows of each are done."""
     import h5py
 
     with h5py.File(source) as old, h5py.File(path, "w") as new:
@@ -236,7 +237,7 @@ def robomimic_file(path, source, lengths, reverse=None):
             demo, rows = group.create_group(f"demo_{i}"), np.arange(length) + 100.0 * i
             demo["actions"] = np.tile(rows[:, None] / 2000, 7)
             demo["states"] = np.tile(rows[:: -1 if reverse == i else 1, None], 30)
-            demo["rewards"] = demo["dones"] = (np.arange(length) == length - 1).astype(float)
+            demo["rewards"] = demo["dones"] = (np.arange(length) >= length - done).astype(float)
             for key, width in (
                 ("robot0_eef_pos", 3),
                 ("robot0_eef_quat", 4),
@@ -260,6 +261,12 @@ def test_robomimic_reader_takes_demonstrations_by_number(data, tmp_path):
     assert made["reward"].tolist() == [-1.0, -1, -1, 0] * 12 and made["mask"].tolist() == [1.0, 1, 1, 0] * 12
     assert made["terminal"].tolist() == [0.0, 0, 0, 1] * 12
     np.testing.assert_allclose(made["action"][:, 3], np.array(rows) / 2000, rtol=1e-6)
+    # Where a demonstration goes on after its success, every such row is done: none follows another in a chunk.
+    path = robomimic_file(tmp_path / "longer.hdf5", data["lift"], lengths, done=2)
+    made = module.load_dataset(args, path, module.make_env(args))
+    assert made["terminal"].tolist() == [0.0, 0, 1, 1] * 12 == (1 - made["mask"]).tolist()
+    path = robomimic_file(tmp_path / "failed.hdf5", data["lift"], lengths, done=0)
+    assert module.load_dataset(args, path, module.make_env(args))["terminal"].tolist() == [0.0, 0, 0, 1] * 12
 
 
 # Chunks.
@@ -498,7 +505,8 @@ def test_reinflow_density_is_that_of_its_samples():
     normal = torch.distributions.Normal(torch.zeros(()), torch.ones(()))
     expected = normal.log_prob(noise).sum((0, 2)) - 4 * std.log().sum(1)
     assert torch.allclose(log_prob, (expected / 5 / 6).clamp(-1, 1), atol=1e-4)
-    assert entropy.item() == pytest.approx((normal.entropy() + std.log()).mean().item(), rel=1e-5)
+    entropies = [normal.entropy()] + [(normal.entropy() + std.log()).mean()] * 4  # of x_0, then of four steps
+    assert entropy.item() == pytest.approx(sum(entropies).item() / 5, rel=1e-5)
     assert std.min() >= 0.08 and std.max() <= 0.14 and chain.shape == (5, 50, 6)
     actions = actor.to_env(chain[-1])
     assert actions.min() >= -1 and actions.max() <= 0.5  # in the data's range
@@ -506,6 +514,22 @@ def test_reinflow_density_is_that_of_its_samples():
     assert torch.equal(
         actor.sample(obs, noise, True)[1:], actor.sample(obs, noise * torch.eye(5)[0][:, None, None], True)[1:]
     )
+
+
+def test_reinflow_divides_rewards_by_the_deviation_of_their_returns():
+    """From the first chunk on: in the first, all returns are equal where all rewards are."""
+    module = load("reinflow")
+    reward, ended = torch.full((200, 3), -4.0), torch.zeros(200, 3)
+    ended[99] = 1
+    returns = [-4 * (1 - 0.9 ** (i % 100 + 1)) / 0.1 for i in range(200)]
+    scale = module.ReturnScale(0.9)
+    assert torch.allclose(scale(reward, ended), reward / np.std(returns), rtol=1e-3)
+    scale(2 * reward, ended)
+    both = returns + [2 * value for value in returns]
+    assert scale.var == pytest.approx(np.var(both), rel=1e-3) and scale.mean == pytest.approx(np.mean(both), rel=1e-3)
+    rare = torch.zeros(1000, 1)
+    rare[500] = 1.0
+    assert module.ReturnScale(0.0)(rare, torch.ones(1000, 1)).max() == 10
 
 
 def test_advantages_against_the_definition():

@@ -153,8 +153,8 @@ def check(args: Args) -> torch.device:
         ("batch_size", args.batch_size <= stored, f"the first update has {stored} steps; raise --learning-starts"),
         ("device", device in devices, f"not available here; choose auto, {', '.join(devices)}"),
         ("eval_only", not args.eval_only or args.resume, "name the run's folder with --resume"),
-        ("cuda_graph", not args.cuda_graph or device == "cuda", "needs --device cuda"),
-        ("track", not args.track or importlib.util.find_spec("wandb"), "pip install wandb first"),
+        ("cuda_graph", not args.cuda_graph or args.eval_only or device == "cuda", "needs --device cuda"),
+        ("track", not args.track or args.eval_only or importlib.util.find_spec("wandb"), "pip install wandb first"),
         ("capture_video", not args.capture_video or importlib.util.find_spec("moviepy"), "pip install moviepy first"),
     ):
         require(fine, f"--{flag.replace('_', '-')} {getattr(args, flag)}: {remedy}")
@@ -382,7 +382,9 @@ class ReplayBuffer:
 
     def read(self, start: int) -> np.ndarray:
         """Rows of the transitions number start, .., count - 1, of which the ring must hold all."""
-        return self.rows[torch.arange(start, self.count) % len(self.rows)].cpu().numpy()
+        size, first = len(self.rows), start % len(self.rows)  # by slices: indexing would copy on a full device
+        parts = self.rows[first : first + self.count - start], self.rows[: max(first + self.count - start - size, 0)]
+        return torch.cat([part.cpu() for part in parts]).numpy()
 
     def write(self, end: int, rows: np.ndarray):
         """Put back what `read` returned when `count` was end."""
@@ -455,6 +457,14 @@ def blas_products():
     torch.set_float32_matmul_precision(usual)
 
 
+# sync: compiler
+def has_compiler(device: torch.device) -> bool:
+    """Whether torch.compile finds its compiler: of C++ on a CPU, of C, for Triton's launchers, on CUDA."""
+    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    names = (os.environ.get("CXX", usual),) if device.type == "cpu" else (os.environ.get("CC", "gcc"), "clang")
+    return any(map(shutil.which, names))
+
+
 # sync: hold-sigint
 @contextmanager
 def hold_sigint():
@@ -476,7 +486,8 @@ def evaluate(actor, envs: list[gym.Env], seed: int, device: torch.device) -> np.
     obs = np.stack([env.reset(seed=seed + i)[0] for i, env in enumerate(envs)])
     while running.any():
         obs_tensor = torch.as_tensor(obs, dtype=torch.float32, device=device)
-        actions = actor.act(obs_tensor, actor.draw_noise(len(envs), generator), deterministic=True)
+        with hold_sigint():  # DIME's policy is compiled
+            actions = actor.act(obs_tensor, actor.draw_noise(len(envs), generator), deterministic=True)
         actions = actions.cpu().numpy().clip(box.low, box.high)
         for i in np.flatnonzero(running):
             obs[i], reward, terminated, truncated, _ = envs[i].step(actions[i])
@@ -682,13 +693,13 @@ def main(args: Args) -> str:
     critic_optimizer = torch.optim.Adam(critic.parameters(), lr=args.q_lr, **adam)
     alpha_optimizer = torch.optim.Adam([log_alpha], lr=args.alpha_lr, **adam)
     functions = critic_loss, actor_loss, actor_view.act
-    if args.compile and (device.type != "cpu" or any(map(shutil.which, ("g++", "clang++", "c++")))):
+    if args.compile and has_compiler(device):
         # Checking at every call that no module has changed costs some per cent at small size. None does here; a fork
         # that switches train() and eval(), or compiles one method of two modules, must drop this or run stale code.
         options = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
         functions = (torch.compile(function, dynamic=False, options=options) for function in functions)
     elif args.compile:
-        print("no C++ compiler found: running without torch.compile, slower")
+        print("no compiler found: running without torch.compile, slower")
     critic_loss_fn, actor_loss_fn, act_fn = functions
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.bf16)
 
@@ -836,7 +847,7 @@ def main(args: Args) -> str:
                 obs, _ = env.reset()
             last_return, episode_return, episode_length = episode_return, 0.0, 0
 
-        # Log and evaluate: the only place that waits for the device, besides acting.
+        # Log and evaluate: the only place that reads from the device, besides acting.
         progress.update()
         last = step == args.total_timesteps
         if step % args.log_frequency == 0 or last:

@@ -173,7 +173,7 @@ def check(args: Args) -> torch.device:
         *conflicts(args),
         ("device", device in devices, f"not available here; choose auto, {', '.join(devices)}"),
         ("eval_only", not args.eval_only or args.resume, "name the run's folder with --resume"),
-        ("track", not args.track or importlib.util.find_spec("wandb"), "pip install wandb first"),
+        ("track", not args.track or args.eval_only or importlib.util.find_spec("wandb"), "pip install wandb first"),
         ("capture_video", not args.capture_video or importlib.util.find_spec("moviepy"), "pip install moviepy first"),
     ):
         require(fine, f"--{flag.replace('_', '-')} {getattr(args, flag)}: {remedy}")
@@ -389,7 +389,9 @@ class ReplayBuffer:
 
     def read(self, start: int) -> np.ndarray:
         """Rows of the transitions number start, .., count - 1, of which the ring must hold all."""
-        return self.rows[torch.arange(start, self.count) % len(self.rows)].cpu().numpy()
+        size, first = len(self.rows), start % len(self.rows)  # by slices: indexing would copy on a full device
+        parts = self.rows[first : first + self.count - start], self.rows[: max(first + self.count - start - size, 0)]
+        return torch.cat([part.cpu() for part in parts]).numpy()
 
     def write(self, end: int, rows: np.ndarray):
         """Put back what `read` returned when `count` was end."""
@@ -468,6 +470,14 @@ def blas_products():
     torch.set_float32_matmul_precision(usual)
 
 
+# sync: compiler
+def has_compiler(device: torch.device) -> bool:
+    """Whether torch.compile finds its compiler: of C++ on a CPU, of C, for Triton's launchers, on CUDA."""
+    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    names = (os.environ.get("CXX", usual),) if device.type == "cpu" else (os.environ.get("CC", "gcc"), "clang")
+    return any(map(shutil.which, names))
+
+
 # sync: hold-sigint
 @contextmanager
 def hold_sigint():
@@ -489,7 +499,8 @@ def evaluate(actor, envs: list[gym.Env], seed: int, device: torch.device) -> np.
     obs = np.stack([env.reset(seed=seed + i)[0] for i, env in enumerate(envs)])
     while running.any():
         obs_tensor = torch.as_tensor(obs, dtype=torch.float32, device=device)
-        actions = actor.act(obs_tensor, actor.draw_noise(len(envs), generator), deterministic=True)
+        with hold_sigint():  # DIME's policy is compiled
+            actions = actor.act(obs_tensor, actor.draw_noise(len(envs), generator), deterministic=True)
         actions = actions.cpu().numpy().clip(box.low, box.high)
         for i in np.flatnonzero(running):
             obs[i], reward, terminated, truncated, _ = envs[i].step(actions[i])
@@ -698,11 +709,11 @@ def main(args: Args) -> str:
     parts |= {"alpha_optimizer": alpha_optimizer}
     # The chain step by step: as one graph of N steps it would compile for minutes.
     functions = critic_loss, mean_value, actor.step, actor_view.step
-    if args.compile and (device.type != "cpu" or any(map(shutil.which, ("g++", "clang++", "c++")))):
+    if args.compile and has_compiler(device):
         # With all guards, unlike the other scripts: one method of two modules is compiled.
         functions = (torch.compile(function, dynamic=False) for function in functions)
     elif args.compile:
-        print("no C++ compiler found: running without torch.compile, slower")
+        print("no compiler found: running without torch.compile, slower")
     critic_loss_fn, mean_value_fn, actor.step, actor_view.step = functions
     act_fn = actor_view.act
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.bf16)
@@ -847,7 +858,7 @@ def main(args: Args) -> str:
                 obs, _ = env.reset()
             last_return, episode_return, episode_length = episode_return, 0.0, 0
 
-        # Log and evaluate: the only place that waits for the device, besides acting.
+        # Log and evaluate: the only place that reads from the device, besides acting.
         progress.update()
         last = step == args.total_timesteps
         if step % args.log_frequency == 0 or last:
@@ -858,7 +869,7 @@ def main(args: Args) -> str:
             if metrics:  # of the acting policy at one state, by 16 draws at each of 16 states
                 own = torch.Generator(device).manual_seed(step)  # logging must not move the training's random numbers
                 states = buffer.sample(16, own)["obs"].repeat_interleave(16, dim=0)
-                with torch.no_grad():
+                with torch.no_grad(), hold_sigint():
                     u = actor.to_unit(actor_view.act(states, actor.draw_noise(256, own)))
                 metrics["policy/std"] = u.view(16, 16, -1).std(dim=1).mean()
             # sync: end

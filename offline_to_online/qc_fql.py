@@ -474,7 +474,7 @@ def check(args: Args) -> torch.device:
         ("total_timesteps", args.offline_steps + args.total_timesteps, "nothing to do; raise it or --offline-steps"),
         ("device", device in devices, f"not available here; choose auto, {', '.join(devices)}"),
         ("eval_only", not args.eval_only or args.resume, "name the run's folder with --resume"),
-        ("track", not args.track or importlib.util.find_spec("wandb"), "pip install wandb first"),
+        ("track", not args.track or args.eval_only or importlib.util.find_spec("wandb"), "pip install wandb first"),
         ("capture_video", not args.capture_video or importlib.util.find_spec("moviepy"), "pip install moviepy first"),
     ):
         require(fine, f"--{flag.replace('_', '-')} {getattr(args, flag)}: {remedy}")
@@ -598,6 +598,14 @@ def blas_products():
     torch.set_float32_matmul_precision("highest")
     yield
     torch.set_float32_matmul_precision(usual)
+
+
+# sync: compiler
+def has_compiler(device: torch.device) -> bool:
+    """Whether torch.compile finds its compiler: of C++ on a CPU, of C, for Triton's launchers, on CUDA."""
+    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    names = (os.environ.get("CXX", usual),) if device.type == "cpu" else (os.environ.get("CC", "gcc"), "clang")
+    return any(map(shutil.which, names))
 
 
 # sync: hold-sigint
@@ -799,10 +807,10 @@ def main(args: Args) -> str:
     target_critic = copy.deepcopy(critic).requires_grad_(False)
     critic_view = frozen_view(critic)
     compile_fn = torch.compile
-    if not args.compile or (device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++")))):
+    if not args.compile or not has_compiler(device):
         compile_fn = lambda function, **_: function  # noqa: E731
         if args.compile:
-            print("no C++ compiler found: running without torch.compile, slower")
+            print("no compiler found: running without torch.compile, slower")
 
     def descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor):
         optimizer.zero_grad()
@@ -950,7 +958,7 @@ def main(args: Args) -> str:
                 episode, episode_return, queue, taken = episode + 1, 0.0, [], []
                 obs = reset(env, episode_seed(args, episode))
 
-        # Log and evaluate: the only place that waits for the device, besides acting.
+        # Log and evaluate: the only place that reads from the device, besides acting.
         progress.update()
         last = step == last_step
         if step % args.log_frequency == 0 or last:

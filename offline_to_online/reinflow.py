@@ -479,7 +479,7 @@ def check(args: Args) -> torch.device:
         ("total_timesteps", args.offline_steps + args.total_timesteps, "nothing to do; raise it or --offline-steps"),
         ("device", device in devices, f"not available here; choose auto, {', '.join(devices)}"),
         ("eval_only", not args.eval_only or args.resume, "name the run's folder with --resume"),
-        ("track", not args.track or importlib.util.find_spec("wandb"), "pip install wandb first"),
+        ("track", not args.track or args.eval_only or importlib.util.find_spec("wandb"), "pip install wandb first"),
         ("capture_video", not args.capture_video or importlib.util.find_spec("moviepy"), "pip install moviepy first"),
     ):
         require(fine, f"--{flag.replace('_', '-')} {getattr(args, flag)}: {remedy}")
@@ -624,6 +624,14 @@ def blas_products():
     torch.set_float32_matmul_precision("highest")
     yield
     torch.set_float32_matmul_precision(usual)
+
+
+# sync: compiler
+def has_compiler(device: torch.device) -> bool:
+    """Whether torch.compile finds its compiler: of C++ on a CPU, of C, for Triton's launchers, on CUDA."""
+    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    names = (os.environ.get("CXX", usual),) if device.type == "cpu" else (os.environ.get("CC", "gcc"), "clang")
+    return any(map(shutil.which, names))
 
 
 # sync: hold-sigint
@@ -827,10 +835,10 @@ def main(args: Args) -> str:
     average = copy.deepcopy(actor).requires_grad_(False)  # of pretraining: what is evaluated, and fine-tuned
     critic = mlp([obs_dim, *[args.critic_hidden_dim] * 3, 1], nn.Mish).to(device)
     flow_loss_fn, act_with = flow_loss, average
-    if args.compile and (device.type != "cpu" or any(map(shutil.which, ("g++", "clang++", "c++")))):
+    if args.compile and has_compiler(device):
         flow_loss_fn = torch.compile(flow_loss, dynamic=False)
     elif args.compile:
-        print("no C++ compiler found: running without torch.compile, slower")
+        print("no compiler found: running without torch.compile, slower")
     pretrain_optimizer = torch.optim.AdamW(actor.parameters(), lr=args.pretrain_lr, weight_decay=1e-6, fused=True)
     actor_optimizer = torch.optim.AdamW(actor.parameters(), lr=args.actor_lr, weight_decay=0, fused=True)
     critic_optimizer = torch.optim.AdamW(critic.parameters(), lr=args.critic_lr, weight_decay=1e-5, fused=True)

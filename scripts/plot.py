@@ -346,7 +346,7 @@ def save(fig: plt.Figure, args: Args, name: str):
 
 
 # Figures.
-BANDS = "Lines: mean over seeds; bands: 95 % bootstrap interval of the mean; thin: each seed."
+BANDS = "Lines: mean over seeds; bands: 95 % bootstrap interval of the mean (of 3 seeds, their range); thin: each seed."
 
 
 def curves(args: Args, data: pd.DataFrame):
@@ -393,6 +393,12 @@ def scores(args: Args, data: pd.DataFrame, metric: str) -> pd.DataFrame:
         note(f"aggregate: not every line has {', '.join(left_out)}, left out")
     require(len(complete) > 0, f"aggregate: no environment has all of {', '.join(lines)}; look at --where")
     data = data[data.env.isin(complete)].dropna(subset=metric)
+    # Only seeds that every line has: environments weigh by their number of runs, for all lines alike.
+    have = data.groupby(["env", "seed"]).line.transform("nunique") == len(lines)
+    if not have.all():
+        note(f"aggregate: not every line has the same seeds; {data[~have].run.nunique()} runs without rivals left out")
+    data = data[have]
+    require(len(data) > 0, "aggregate: no seed that every line has; look at --where")
     # Only steps that every run has, so that no line is compared at another line's step.
     runs = data.groupby("env").run.nunique()
     shared = data.groupby(["env", "step"]).run.nunique().reset_index(name="runs")
@@ -641,15 +647,15 @@ def table(args: Args, data: pd.DataFrame):
             f"{RETURNS[metric].capitalize()} at the end, mean \u00b1 standard deviation over seeds (number of seeds)\n"
         )
         # The end of most lines is the column's; another line's own is in its cells.
-        ends, short = data.groupby(["env", "line"]).step.max(), EngFormatter(sep="")
-        common = {env: ends[env].mode().max() for env in envs}
+        ends, short = data.dropna(subset=metric).groupby(["env", "line"]).step.max(), EngFormatter(sep="")
+        common = {env: ends[env].mode().min() if env in ends else data[data.env == env].step.max() for env in envs}
         heads = [f"{env} at {short(common[env])}" for env in envs]
         print(f"| | {' | '.join(heads)} |\n|{'---|' * (len(envs) + 1)}")
         for line in lines:
             cells = []
             for env in envs:
-                mine = data[(data.line == line) & (data.env == env)]
-                values = mine[mine.step == mine.step.max()][metric].dropna()
+                mine = data[(data.line == line) & (data.env == env)].dropna(subset=metric)
+                values = mine[mine.step == mine.step.max()][metric]
                 digits = 2 if metric == "eval/success" else 0
                 spread = f" \u00b1 {values.std():.{digits}f}" if len(values) > 1 else ""
                 when = f" at {short(mine.step.max())}" if len(values) and mine.step.max() != common[env] else ""

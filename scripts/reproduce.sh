@@ -31,6 +31,7 @@ die() {
     exit 2
 }
 
+from=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 entries=() size=full seeds="" envs="" figures_only=0 dry_run=0 python="" machine=()
 [ -x .venv/bin/python ] && python=.venv/bin/python
@@ -58,8 +59,14 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
+for entry in ${envs:+${entries[@]+"${entries[@]}"}}; do # their flags are of their own tasks
+    case $entry-$size in
+    ablations-* | baselines-search-* | offline-to-online-small) die "--env-ids: not for $entry, whose tasks are fixed" ;;
+    esac
+done
 [ ${#entries[@]} -gt 0 ] || die "name a figure: from-scratch, gradients, steps, speed, baselines, baselines-search, ablations or offline-to-online"
 python=${python:-python3}
+case $python in /*) ;; */*) [ -x "$python" ] || python=$from/$python ;; esac
 
 run() {
     local word
@@ -87,14 +94,20 @@ else
     seeds=${seeds:-5} until=""
 fi
 
-# Trains scripts $1 on environments $2 with the further flags; runs go to runs/$store.
+# Trains scripts $1 on environments $2 with the further flags; runs go to runs/$store. A run that fails leaves the
+# figures to the others.
+failed=0
 sweep() {
-    local scripts=$1 tasks=${envs:-$2} rest
+    local scripts=$1 tasks=${envs:-$2} rest code
     shift 2
     rest=(${flags[@]+"${flags[@]}"} "$@")
     [ ${#rest[@]} -eq 0 ] || rest=(-- "${rest[@]}")
     [ $figures_only -eq 1 ] || run bash scripts/sweep.sh --scripts "$scripts" --env-ids "$tasks" --seeds "$seeds" \
-        --run-dir "runs/$store" --python "$python" ${machine[@]+"${machine[@]}"} ${rest[@]+"${rest[@]}"}
+        --run-dir "runs/$store" --python "$python" ${machine[@]+"${machine[@]}"} ${rest[@]+"${rest[@]}"} || {
+        code=$?
+        [ $code -eq 1 ] || exit $code
+        failed=1
+    }
 }
 
 # Makes $3 episodes of data of task $1 in file $2, unless they are there.
@@ -114,8 +127,8 @@ draw() {
 four="script in ['sac_gaussian', 'sac_flow_naive', 'sac_flow_g', 'sac_flow_t']"
 # The condition that selects tasks $1, or those of --env-ids.
 among() {
-    local list=${envs:-$1}
-    echo "env in ['${list// /\', \'}']"
+    local list=${envs:-$1} between="', '"
+    echo "env in ['${list// /$between}']"
 }
 for entry in "${entries[@]}"; do
     store=$size prefix=${size}_
@@ -242,3 +255,5 @@ END
         ;;
     esac
 done
+[ $failed -eq 0 ] || echo "some runs failed: the figures are of the others; the same command tries them again" >&2
+exit $failed

@@ -13,7 +13,8 @@
 #   --seeds N           seeds 1 to N
 #   --first-seed N      start at another seed than 1
 #   --workers N         runs at a time (default: the number of GPUs with --gpus, else of cores)
-#   --gpus N            spread the runs over the first N visible GPUs; without it every run has one core to itself
+#   --gpus N            spread the runs over the first N visible GPUs; without it they
+#                       run on the CPU, each with one core to itself
 #   --run-dir DIR       folder for the runs (default: runs); logs are in DIR/sweep
 #   --python FILE       interpreter (default: .venv/bin/python of the repository, else python3)
 #   --dry-run           print what would be done
@@ -64,8 +65,10 @@ done
 [ -n "$seeds" ] || die "--seeds: say how many, such as --seeds 5"
 python=${python:-python3}
 command -v "$python" >/dev/null || die "--python $python: no such program"
+own_device=0
 for flag in ${flags[@]+"${flags[@]}"}; do
     case ${flag//_/-} in
+    --device | --device=*) own_device=1 ;;
     --seed | --seed=* | --env-id | --env-id=* | --run-dir | --run-dir=* | --resume | --resume=*)
         die "${flag%%=*} behind --: the sweep sets it"
         ;;
@@ -135,13 +138,18 @@ compose() {
     # spares page faults.
     command=(env "OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}" MALLOC_TRIM_THRESHOLD_=1000000000
         MALLOC_MMAP_THRESHOLD_=1000000000)
-    [ "$gpus" -eq 0 ] || command+=("CUDA_VISIBLE_DEVICES=${devices[$2 % gpus]:-$(($2 % gpus))}")
+    if [ "$gpus" -gt 0 ]; then
+        command+=("CUDA_VISIBLE_DEVICES=${devices[$2 % gpus]:-$(($2 % gpus))}")
+    elif [ -z "$only" ] && [ $own_device -eq 0 ]; then # or all would share the first GPU
+        command+=(CUDA_VISIBLE_DEVICES=)
+    fi
     [ ${#cores[@]} -eq 0 ] || command+=(taskset -c "${cores[$2 % ${#cores[@]}]}")
     command+=("$python" "${job_scripts[$1]}")
     if [ "$action" = resume ]; then # the flags are in the checkpoint
         command+=(--resume "$folder")
     else
         command+=(--env-id "${job_envs[$1]}" --seed "${job_seeds[$1]}" --run-dir "$run_dir")
+        [ "$gpus" -eq 0 ] || [ $own_device -eq 1 ] || command+=(--device cuda) # or it would train on the CPU without one
         command+=(${flags[@]+"${flags[@]}"})
     fi
 }
@@ -245,7 +253,7 @@ while true; do
                 fi
             fi
             look_up "$job"
-            [ "$action" = skip ] && skipped=$((skipped + 1)) && continue
+            [ "$action" = skip ] && skipped=$((skipped + 1)) && exec 9>&- && continue
             if [ "$action" = restart ] && ! { mkdir -p "$run_dir/aborted" && mv "$folder" "$run_dir/aborted/"; }; then
                 failed=$((failed + 1)) failures+=("$log")
                 continue

@@ -191,6 +191,34 @@ def test_a_line_of_another_length_is_shown_at_its_own_end(plot, table, tmp_path,
     assert "| PPO | 6002 \u00b1 1 (2) at 600 | \u2013 |" in out
 
 
+def test_a_row_without_an_evaluation_is_not_the_end(plot, table, tmp_path, capsys):
+    """As behind the last of --eval-frequency where that does not divide the run's length."""
+    data = plot.pd.read_csv(table)
+    data.loc[data.step == 300, "eval_return"] = np.nan
+    data.to_csv(tmp_path / "short.csv", index=False)
+    plot.main(plot.Args(figures=["table"], csv=tmp_path / "short.csv"))
+    out = capsys.readouterr().out
+    assert "| | Toy-v0 at 200 | Toy-v1 at 200 |" in out and "| Flow-G | 2302 \u00b1 1 (3) |" in out
+
+
+def test_aggregate_compares_the_same_seeds(plot, table, tmp_path, capsys):
+    """A line that lacks runs of the harder task would gain by it."""
+    both = plot.Args(figures=["aggregate"], csv=table, out=tmp_path)
+    data = plot.pd.read_csv(table)
+    data[data.seed == 1].to_csv(tmp_path / "one.csv", index=False)
+    plot.main(plot.Args(figures=["aggregate"], csv=tmp_path / "one.csv", out=tmp_path))
+    expected = capsys.readouterr()
+    assert "same seeds" not in expected.err
+    data[(data.script != "sac_flow_t") | (data.seed == 1)].to_csv(table, index=False)
+    plot.main(both)
+    made = capsys.readouterr()
+    assert made.out == expected.out and "8 runs without rivals left out" in made.err
+    data[(data.script != "sac_flow_t") ^ (data.seed == 1)].to_csv(table, index=False)
+    with pytest.raises(SystemExit):
+        plot.main(both)
+    assert "no seed that every line has" in capsys.readouterr().err
+
+
 def test_differences_and_their_intervals(plot, table, tmp_path, capsys):
     """Of scores from the Gaussian's, of gradient norms over the rollout, and of returns from the smallest K's."""
     for seed in (1, 2, 3):

@@ -128,7 +128,12 @@ def test_dry_run_and_count_touch_nothing(tmp_path):
     lines = result.stdout.splitlines()
     assert result.returncode == 0 and len(lines) == 4 and all(line.startswith("start ") for line in lines)
     assert "CUDA_VISIBLE_DEVICES=1" in lines[1] and "sac_gaussian.py" in lines[1] and lines[1].endswith("--alpha .1")
+    assert all("--device cuda" in line for line in lines)  # and not the CPU, should there be fewer GPUs than it says
     assert sweep(*GRID, "--run-dir", tmp_path / "runs", "--count").stdout == "4\n"
+    for words, hidden in ((["--workers", 2], True), (["--", "--device", "mps"], False), (["--only", 2], False)):
+        lines = sweep(*GRID, "--run-dir", tmp_path / "runs", "--dry-run", *words).stdout.splitlines()
+        assert lines and all(("CUDA_VISIBLE_DEVICES= " in line) == hidden for line in lines)
+        assert not any("--device cuda" in line for line in lines)
     assert not (tmp_path / "runs").exists()
 
 
@@ -256,8 +261,37 @@ def test_reproduce_names_every_command(tmp_path):
             if "sweep.sh" in line:
                 line = line[2:].replace("sweep.sh", "sweep.sh --count").replace("runs/forks", str(tmp_path))
                 subprocess.run(["bash", "-c", line], cwd=ROOT, check=True)
-    result = subprocess.run([*call[:2], "figure-6"], capture_output=True, text=True)
-    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    for words in (
+        ["figure-6"],
+        ["ablations", "--env-ids", "Ant-v4"],
+        ["offline-to-online", "--small", "--env-ids", "can"],
+    ):
+        result = subprocess.run([*call[:2], *words], capture_output=True, text=True)
+        assert result.returncode == 2 and result.stderr.count("\n") == 1
+    old = {**os.environ, "BASH_COMPAT": "4.2"}  # which keeps backslashes in replacements
+    words = ["from-scratch", "--env-ids", "A-v0 B-v0", "--dry-run"]
+    result = subprocess.run([*call[:2], *words], env=old, capture_output=True, text=True)
+    assert "env in ['A-v0', 'B-v0']" in result.stdout
+
+
+def test_reproduce_draws_what_there_is_where_a_run_fails(tmp_path):
+    """And does the rest: in copies of the scripts that only say what they were asked, the first sweep has a failure."""
+    folder, python = tmp_path / "scripts", tmp_path / "python"
+    folder.mkdir()
+    shutil.copy(ROOT / "scripts" / "reproduce.sh", folder)
+    (folder / "sweep.sh").write_text("[ -e failed ] || { touch failed && exit 1; }\n")
+    python.write_text('#!/bin/sh\n[ "$1" = -c ] || echo "called $1 $2" >>log\n')
+    python.chmod(0o755)
+    call = ["bash", folder / "reproduce.sh", "from-scratch", "steps", "--small", "--python", "./python"]
+    result = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 1 and "some runs failed" in result.stderr, result
+    drawn = ["called scripts/export.py runs/small", "called scripts/plot.py curves"]
+    assert (tmp_path / "log").read_text().splitlines() == [*drawn, drawn[0], "called scripts/plot.py steps"]
+    assert subprocess.run(call, cwd=tmp_path, capture_output=True).returncode == 0
+    (folder / "sweep.sh").write_text("exit 130\n")
+    (tmp_path / "log").unlink()
+    assert subprocess.run(call, cwd=tmp_path, capture_output=True).returncode == 130
+    assert not (tmp_path / "log").exists()
 
 
 @pytest.mark.parametrize("name", ["sweep.sh", "sweep.slurm", "reproduce.sh"])

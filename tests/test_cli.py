@@ -3,6 +3,7 @@
 import ast
 import importlib
 import importlib.machinery
+import importlib.util
 import os
 import re
 import shutil
@@ -395,3 +396,35 @@ def test_scripts_differ_where_they_say():
         assert {key for key in named if parts["sac_flow_g"].get(key) != parts[name].get(key)} == differing
         unnamed = [[part for key, part in parts[which].items() if key not in named] for which in ("sac_flow_g", name)]
         assert unnamed[0] == unnamed[1]  # imports and the call of main
+
+
+def test_eval_only_needs_neither_the_runs_cuda_graphs_nor_its_tracker():
+    """A checkpoint's policy can be evaluated on a machine without them."""
+    module = importlib.import_module("sac_flow_g")
+    for flags in ({"cuda_graph": True}, {"track": True}):
+        assert module.check(module.Args(device="cpu", eval_only=True, resume="run", **flags)).type == "cpu"
+        if flags != {"track": True} or not importlib.util.find_spec("wandb"):
+            with pytest.raises(SystemExit):
+                module.check(module.Args(device="cpu", **flags))
+
+
+def test_compilation_looks_for_the_compiler_that_pytorch_takes(tmp_path, monkeypatch):
+    module, cpu, cuda = importlib.import_module("sac_flow_g"), torch.device("cpu"), torch.device("cuda")
+    monkeypatch.setattr(module.sys, "platform", "linux")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name in ("CC", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+
+    def found(*names):
+        for file in tmp_path.iterdir():
+            file.unlink()
+        for name in names:
+            (tmp_path / name).touch(0o755)
+        return module.has_compiler(cpu), module.has_compiler(cuda)
+
+    assert found() == (False, False) and found("g++") == (True, False) and found("gcc") == (False, True)
+    assert found("clang", "clang++") == (False, True)  # Inductor looks for g++ alone
+    monkeypatch.setenv("CXX", "clang++")
+    assert found("clang++") == (True, False) and found("g++") == (False, False)
+    monkeypatch.setenv("CC", "icx")
+    assert found("icx") == (False, True)

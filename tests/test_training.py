@@ -2,7 +2,6 @@
 
 import copy
 import importlib
-import shutil
 
 import gymnasium as gym
 import numpy as np
@@ -10,6 +9,12 @@ import pytest
 import torch
 from conftest import FLOWS, make_actor, scalars, small
 from test_networks import numpy_batch_renorm
+
+from sac_flow_g import has_compiler
+
+needs_compiler = pytest.mark.skipif(
+    not has_compiler(torch.device("cpu")), reason="torch.compile needs a C++ compiler on a CPU"
+)
 
 GAMMA, ALPHA = 0.9, 0.3
 
@@ -397,11 +402,7 @@ def test_gradients_along_the_rollout_on_a_trained_critic(trained_critic, name):
         assert 0.5 < norms[6][0] / norms[6][-1] < 2
 
 
-def has_compiler():
-    return any(map(shutil.which, ("g++", "clang++", "c++")))
-
-
-@pytest.mark.skipif(not has_compiler(), reason="torch.compile needs a C++ compiler on a CPU")
+@needs_compiler
 @pytest.mark.parametrize("name", ["sac_flow_g", "sac_gaussian"])
 def test_compiled_losses_are_the_eager_ones(name):
     """Losses, gradients and the moved statistics, to 1e-4 of each tensor's largest entry. With statistics that move in
@@ -447,7 +448,7 @@ def test_bf16_losses_are_close_to_float32(script):
         assert torch.nn.functional.cosine_similarity(exact, other, dim=0) > 0.99
 
 
-@pytest.mark.skipif(not has_compiler(), reason="torch.compile needs a C++ compiler on a CPU")
+@needs_compiler
 def test_nothing_is_compiled_twice(tmp_path):
     """All compilation is in the first calls: running statistics, step counts and temperature are no constants to it."""
     torch._dynamo.reset()  # what other tests have compiled of the same functions would count

@@ -9,7 +9,8 @@ import sys
 import pytest
 from conftest import ROOT
 
-ENTRIES = ["from-scratch", "gradients", "steps", "speed", "baselines", "baselines-search", "offline-to-online"]
+ENTRIES = ["from-scratch", "gradients", "steps", "speed", "baselines", "baselines-search"]
+ENTRIES += ["ablations", "offline-to-online"]
 LOCAL = "curves --csv results/sweep_local.csv --prefix sweep_local_"  # the one that is not of scripts/reproduce.sh
 CUBE = "cube-single-play-singletask-task1-v0"
 SCRIPTS = {"Gaussian": "sac_gaussian", "naive flow": "sac_flow_naive", "Flow-G": "sac_flow_g", "Flow-T": "sac_flow_t"}

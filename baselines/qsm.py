@@ -97,7 +97,7 @@ class Args:
 
 # sync: end
 # The scale takes a trained agent's reward per step to about 1, as in the authors' tasks. M on HalfCheetah and Hopper is
-# the best of those tried, on Walker2d level with the other, and elsewhere a guess (results/README.md).
+# the best of those tried, on Walker2d level with the larger, and elsewhere a guess (results/README.md).
 PUBLISHED = {"q_grad_coeff": 50.0, "reward_scale": 1.0}
 PRESETS = {
     "InvertedPendulum": {"q_grad_coeff": 0.3, "reward_scale": 1.0},
@@ -415,7 +415,7 @@ def evaluate(actor, envs: list[gym.Env], seed: int, device: torch.device) -> np.
     obs = np.stack([env.reset(seed=seed + i)[0] for i, env in enumerate(envs)])
     while running.any():
         obs_tensor = torch.as_tensor(obs, dtype=torch.float32, device=device)
-        with hold_sigint():  # DIME's policy is compiled
+        with hold_sigint():  # a compiled policy compiles again for this batch
             actions = actor.act(obs_tensor, actor.draw_noise(len(envs), generator), deterministic=True)
         actions = actions.cpu().numpy().clip(box.low, box.high)
         for i in np.flatnonzero(running):

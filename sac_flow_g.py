@@ -479,8 +479,7 @@ def evaluate(actor, envs: list[gym.Env], seed: int, device: torch.device) -> np.
     obs = np.stack([env.reset(seed=seed + i)[0] for i, env in enumerate(envs)])
     while running.any():
         obs_tensor = torch.as_tensor(obs, dtype=torch.float32, device=device)
-        with hold_sigint():  # a compiled policy compiles again for this batch
-            actions = actor.act(obs_tensor, actor.draw_noise(len(envs), generator), deterministic=True)
+        actions = actor.act(obs_tensor, actor.draw_noise(len(envs), generator), deterministic=True)
         actions = actions.cpu().numpy().clip(box.low, box.high)
         for i in np.flatnonzero(running):
             obs[i], reward, terminated, truncated, _ = envs[i].step(actions[i])

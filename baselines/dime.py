@@ -499,8 +499,7 @@ def evaluate(actor, envs: list[gym.Env], seed: int, device: torch.device) -> np.
     obs = np.stack([env.reset(seed=seed + i)[0] for i, env in enumerate(envs)])
     while running.any():
         obs_tensor = torch.as_tensor(obs, dtype=torch.float32, device=device)
-        with hold_sigint():  # a compiled policy compiles again for this batch
-            actions = actor.act(obs_tensor, actor.draw_noise(len(envs), generator), deterministic=True)
+        actions = actor.act(obs_tensor, actor.draw_noise(len(envs), generator), deterministic=True)
         actions = actions.cpu().numpy().clip(box.low, box.high)
         for i in np.flatnonzero(running):
             obs[i], reward, terminated, truncated, _ = envs[i].step(actions[i])
@@ -711,7 +710,8 @@ def main(args: Args) -> str:
     functions = critic_loss, mean_value, actor.step, actor_view.step
     if args.compile and has_compiler(device):
         # With all guards, unlike the other scripts: one method of two modules is compiled.
-        functions = (torch.compile(function, dynamic=False) for function in functions)
+        # Evaluation and the spread call them too, and compile again for their batches: Ctrl-C waits there as well.
+        functions = (hold_sigint()(torch.compile(function, dynamic=False)) for function in functions)
     elif args.compile:
         print("no compiler found: running without torch.compile, slower")
     critic_loss_fn, mean_value_fn, actor.step, actor_view.step = functions
@@ -869,7 +869,7 @@ def main(args: Args) -> str:
             if metrics:  # of the acting policy at one state, by 16 draws at each of 16 states
                 own = torch.Generator(device).manual_seed(step)  # logging must not move the training's random numbers
                 states = buffer.sample(16, own)["obs"].repeat_interleave(16, dim=0)
-                with torch.no_grad(), hold_sigint():
+                with torch.no_grad():
                     u = actor.to_unit(actor_view.act(states, actor.draw_noise(256, own)))
                 metrics["policy/std"] = u.view(16, 16, -1).std(dim=1).mean()
             # sync: end

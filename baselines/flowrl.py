@@ -9,7 +9,8 @@ the best actions in the replay buffer; where it passes the policy's, the policy 
     python baselines/flowrl.py --published --learning-starts 5000               # the authors' own numbers
 
 Their loss adds -Q in reward units to a flow-matching error of order 1, on tasks whose rewards are at most 1. PRESETS
-scales MuJoCo's rewards to that size and has a weight lambda per task, --published leaves both as the authors have them.
+scales MuJoCo's rewards to that size, and has a weight lambda and a target smoothing per task; --published leaves all
+three as the authors have them.
 """
 
 # Symbols: s observation, a action in environment units (B, d), x pre-tanh action, v velocity, x_0 the flow's start,
@@ -76,7 +77,6 @@ class Args:
     policy_lr: float = 3e-4  # Adam step size of the velocity network
     q_lr: float = 3e-4  # Adam step size of both critics and of V
     policy_frequency: int = 2  # critic updates per update of the policy and of the target networks
-    tau: float = 0.95  # the online network's share in a target's update (the authors' code; 0.005 would be usual)
     critic_hidden_dim: int = 512  # width of the hidden layers of the critics and of V
     hidden_dim: int = 512  # width of the velocity network's two hidden layers
     expectile: float = 0.9  # of Q* that V learns, 0.5 is the mean
@@ -84,6 +84,7 @@ class Args:
     recent_window: int = 2048  # how many those are
     per_sample_weights: bool = False  # weigh each sample's flow-matching error (the paper), not their mean (the code)
     pre_tanh_endpoint: bool = False  # match the flow to arctanh of the action, where the policy ends, not to the action
+    tau: float | None = None  # the online network's share in a target's update; None is the task's preset, else 0.95
     bc_coeff: float | None = None  # lambda, factor of the weights (clamped to [0.001, 1]); None: preset, else 0.1
     reward_scale: float | None = None  # factor on the rewards in the losses; None is the task's preset, else 1
 
@@ -97,16 +98,17 @@ class Args:
 
 
 # sync: end
-# The scale takes a trained agent's reward per step to about 1, as in the authors' tasks.
-PUBLISHED = {"bc_coeff": 0.1, "reward_scale": 1.0}
+# The scale takes a trained agent's reward per step to about 1, as in the authors' tasks. On HalfCheetah their targets,
+# which keep 5 % of themselves, lose what the policy has learned; on Hopper the usual ones are no better.
+PUBLISHED = {"tau": 0.95, "bc_coeff": 0.1, "reward_scale": 1.0}
 PRESETS = {
-    "InvertedPendulum": {"bc_coeff": 0.1, "reward_scale": 1.0},
-    "Hopper": {"bc_coeff": 0.1, "reward_scale": 0.3},
-    "Walker2d": {"bc_coeff": 0.1, "reward_scale": 0.2},
-    "HalfCheetah": {"bc_coeff": 0.1, "reward_scale": 0.1},
-    "Ant": {"bc_coeff": 0.1, "reward_scale": 0.15},
-    "Humanoid": {"bc_coeff": 0.1, "reward_scale": 0.1},
-    "HumanoidStandup": {"bc_coeff": 0.1, "reward_scale": 0.003},
+    "InvertedPendulum": {"tau": 0.95, "bc_coeff": 0.1, "reward_scale": 1.0},
+    "Hopper": {"tau": 0.95, "bc_coeff": 0.1, "reward_scale": 0.3},
+    "Walker2d": {"tau": 0.95, "bc_coeff": 0.1, "reward_scale": 0.2},
+    "HalfCheetah": {"tau": 0.005, "bc_coeff": 0.1, "reward_scale": 0.1},
+    "Ant": {"tau": 0.95, "bc_coeff": 0.1, "reward_scale": 0.15},
+    "Humanoid": {"tau": 0.95, "bc_coeff": 0.1, "reward_scale": 0.1},
+    "HumanoidStandup": {"tau": 0.95, "bc_coeff": 0.1, "reward_scale": 0.003},
 }
 LIMITS = dict.fromkeys(("learning_starts", "policy_lr", "q_lr", "eval_frequency"), (0, math.inf)) | {"seed": (0, 2**62)}
 LIMITS |= {"checkpoint_frequency": (0, math.inf), "bc_coeff": (1e-3, math.inf)}

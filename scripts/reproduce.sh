@@ -11,7 +11,7 @@
 #   steps          sampling steps K in {4, 7, 10} (Figure 7)
 #   speed          environment steps per second of the runs above; not in the paper
 #   baselines      returns of PPO, QSM, DIME, FlowRL and the paper's SAC beside those of from-scratch
-#   baselines-search   what their presets were chosen by: runs of 30k steps, one seed; with --small alone
+#   baselines-search   what their presets were chosen by: 30k steps (tau: 100k), one seed; with --small alone
 #   ablations      one change at a time, on HalfCheetah-v4: drift, density, temperature, normalisation, K, critic
 #   offline-to-online   success rates on manipulation tasks, from data made here (--small) or the official files
 #
@@ -177,6 +177,7 @@ for entry in "${entries[@]}"; do
         while read -r script task flag values; do
             more=()
             [ "$script" = qsm ] || more=(--bf16)
+            [ "$flag" != --bc-coeff ] || more+=(--tau 0.95) # the authors', before the search came to it
             for value in ${values:-""}; do
                 sweep "baselines/$script.py" "$task" "$flag" ${value:+"$value"} ${more[@]+"${more[@]}"} </dev/null
             done
@@ -190,8 +191,12 @@ flowrl HalfCheetah-v4 --published
 dime HalfCheetah-v4 --reward-scale 0.1
 dime HalfCheetah-v4 --published
 END
-        flags=("${usual[@]}") seeds=$seeds_before
         draw "" table --by q_grad_coeff bc_coeff reward_scale
+        # FlowRL's target networks: what they do shows later than at 30k.
+        flags=("${usual[@]}") store=flowrl_tau
+        for tau in 0.95 0.005; do sweep baselines/flowrl.py "HalfCheetah-v4 Hopper-v4" --bf16 --tau $tau; done
+        draw "" table --by tau
+        seeds=$seeds_before
         ;;
     ablations)
         task=HalfCheetah-v4

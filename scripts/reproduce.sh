@@ -177,7 +177,7 @@ for entry in "${entries[@]}"; do
         while read -r script task flag values; do
             more=()
             [ "$script" = qsm ] || more=(--bf16)
-            [ "$flag" != --bc-coeff ] || more+=(--tau 0.95) # the authors', before the search came to it
+            [ "$flag" != --bc-coeff ] || more+=(--tau 0.95) # as when its values were compared, before tau was
             for value in ${values:-""}; do
                 sweep "baselines/$script.py" "$task" "$flag" ${value:+"$value"} ${more[@]+"${more[@]}"} </dev/null
             done

@@ -703,6 +703,23 @@ def test_compiled_functions_are_the_eager_ones(name, tmp_path, monkeypatch):
         torch.testing.assert_close(traced[key], value, rtol=1e-4, atol=1e-4)
 
 
+def test_ctrl_c_waits_wherever_compiled_functions_run(name, tmp_path, monkeypatch):
+    """Any call may compile, and a terminal's SIGINT would end the compiler; DIME calls them in its evaluation too."""
+    held = []
+
+    def compile_(function, **flags):
+        def call(*inputs):
+            held.append(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+            return function(*inputs)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    module = importlib.import_module(name)
+    module.main(small_args(module, compile=True, run_dir=str(tmp_path)))
+    assert held and all(held)
+
+
 def test_eval_only_and_contradicting_flags(name, tmp_path, capsys):
     module = importlib.import_module(name)
     path = module.main(small_args(module, run_dir=str(tmp_path), checkpoint_frequency=120))

@@ -7,6 +7,7 @@
                                  entropy never reaches the noise head
     sac_flow_{g,t,naive}_last_step   entropy of the last step alone, given A_{K-1}: a lower bound of the action's
                                  entropy, as the path's is not; with --target-entropy -d and --alpha 0.2, the Gaussian's
+    sac_flow_naive_gaussian      the same from A_0 = 0: with --sampling-steps 1 the tanh-Gaussian of sac_gaussian.py
     sac_flow_t_post_norm         LayerNorm behind every residual sum, as the authors' Flow-T has it, not before
 
 Each is its script with the lines below replaced, and runs alone like it.
@@ -28,6 +29,7 @@ LAST_STEP = [
         "step_scale = log_stds[-1].sum(-1) - 0.5 * self.action_dim * math.log(self.K)",
     ),
 ]
+GAUSSIAN = [*LAST_STEP, ("path, log_stds = [noise[0]], []", "path, log_stds = [noise[0] * 0], []")]
 POST_NORM = [
     (
         "z = z + self.self_attention(self.norm_self(z)) + attended_state",
@@ -47,6 +49,7 @@ FORKS = {
     "sac_flow_g_last_step": ("sac_flow_g.py", LAST_STEP),
     "sac_flow_t_last_step": ("sac_flow_t.py", LAST_STEP),
     "sac_flow_naive_last_step": ("sac_flow_naive.py", LAST_STEP),
+    "sac_flow_naive_gaussian": ("sac_flow_naive.py", GAUSSIAN),
     "sac_flow_t_post_norm": ("sac_flow_t.py", POST_NORM),
 }
 

@@ -34,7 +34,9 @@ def test_what_a_fork_changes(fork):
     mine.load_state_dict(theirs.state_dict(), strict=False)
     obs, noise = torch.randn(5, 3).double(), mine.draw_noise(5, torch.Generator().manual_seed(0)).double()
     (path, log_stds), (their_path, their_log_stds) = (actor.rollout(obs, noise) for actor in (mine, theirs))
-    if fork.__name__.endswith("no_log_std"):
+    if fork.__name__.endswith("gaussian"):
+        assert not path[0].any()
+    elif fork.__name__.endswith("no_log_std"):
         assert all(torch.equal(a, b) for a, b in zip(path, their_path, strict=True))
         scale = sum(their_log_stds).sum(-1) - 0.5 * mine.K * mine.action_dim * torch.tensor(mine.K).log()
         difference = mine.log_prob(path, log_stds, noise) - theirs.log_prob(their_path, their_log_stds, noise)
@@ -51,6 +53,19 @@ def test_what_a_fork_changes(fork):
         torch.testing.assert_close(tokens[0].mean(-1), torch.zeros(5).double(), atol=1e-6, rtol=0)
         torch.testing.assert_close(tokens[0].var(-1, unbiased=False), torch.ones(5).double(), atol=1e-3, rtol=0)
         assert not torch.allclose(path[-1], their_path[-1])
+
+
+@pytest.mark.parametrize("fork", ["sac_flow_naive_gaussian"], indirect=True)
+def test_one_step_from_zero_is_the_gaussian_script(fork):
+    """With the same weights: the same actions and the same log-density, whatever A_0's noise."""
+    mine = make_actor(fork, sampling_steps=1)
+    gaussian = make_actor(importlib.import_module("sac_gaussian"))
+    gaussian.norm.load_state_dict(mine.norm.state_dict())
+    layers = mine.velocity.from_obs, mine.velocity.hidden, mine.velocity.head
+    for layer, theirs in zip(layers, gaussian.net[::2], strict=True):
+        theirs.load_state_dict(layer.state_dict())
+    obs, noise = torch.randn(5, 3).double(), mine.draw_noise(5, torch.Generator().manual_seed(0)).double()
+    torch.testing.assert_close(mine(obs, noise), gaussian(obs, noise[1:]))
 
 
 def test_a_line_that_is_gone_is_named(monkeypatch):

@@ -108,7 +108,7 @@ def test_entropy_of_the_last_step_in_the_decisions_log():
     names = {"sac_flow_g-last_step": "Flow-G", "sac_flow_t-last_step": "Flow-T"}
     names |= {"naive_K1_last": "naive, K = 1", "naive_K1_zero": "naive, K = 1, A_0 = 0"}
     runs = {(row["script"], row["seed"]) for row in rows}
-    assert len(runs) == 5
+    assert len(runs) == 7
     for script, seed in runs:
         mine = [f"{float(row['eval_return']):.0f}" for row in rows if (row["script"], row["seed"]) == (script, seed)]
         assert f"\n| {names[script]}, seed {seed} | {' | '.join(mine)} |\n" in log, (script, seed)

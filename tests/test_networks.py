@@ -51,9 +51,10 @@ def test_precompute_and_step_are_forward(name):
     assert not torch.allclose(*(actor.velocity.step(context, x, k)[0] for k in (0, 3)))  # time matters
 
 
-def test_velocity_matches_an_unsplit_first_layer():
+@pytest.mark.parametrize("layers", [1, 3])
+def test_velocity_matches_an_unsplit_first_layer(layers):
     """Flow-G's layer stored by input equals one layer on [s; A; embedded t], initialised like one."""
-    velocity = make_actor(importlib.import_module("sac_flow_g")).velocity
+    velocity = make_actor(importlib.import_module("sac_flow_g"), candidate_layers=layers).velocity
     parts = [velocity.from_obs.weight, velocity.from_x.weight, velocity.from_time.weight]
     weight, bound = torch.cat(parts, dim=1), (3 + 2 + 32) ** -0.5
     assert weight.abs().max() <= bound and all(part.abs().max() > 0.9 * bound for part in parts)
@@ -61,7 +62,11 @@ def test_velocity_matches_an_unsplit_first_layer():
     angle = t * velocity.frequency
     embedding = velocity.time(torch.cat([angle.sin(), angle.cos()], dim=-1))
     h = F.silu(F.linear(torch.cat([obs, x, embedding], dim=1), weight, velocity.from_obs.bias))
-    g, c = torch.sigmoid(velocity.gate(h[:, :512])), velocity.candidate(h[:, 512:])
+    g, deep = torch.sigmoid(velocity.gate(h[:, :512])), h[:, 512:]
+    assert len(velocity.deeper) == layers - 1
+    for layer in velocity.deeper:
+        deep = F.silu(layer(deep))
+    c = velocity.candidate(deep)
     assert torch.allclose(velocity(obs, x, t)[0], g * (c - x))
 
 

@@ -114,6 +114,33 @@ def test_entropy_of_the_last_step_in_the_decisions_log():
         assert f"\n| {names[script]}, seed {seed} | {' | '.join(mine)} |\n" in log, (script, seed)
 
 
+def test_depth_of_the_candidate_in_the_decisions_log():
+    rows = []
+    for layers, name in enumerate(("small", "candidate")):
+        with open(ROOT / "results" / f"{name}.csv", newline="") as file:
+            rows += [(layers, row) for row in csv.DictReader(file) if row["script"].startswith("sac_flow_g")]
+    rows = [(i, row) for i, row in rows if i or (row["script"], row["sampling_steps"]) == ("sac_flow_g", "4")]
+    log = (ROOT / "results" / "DECISIONS.md").read_text()
+
+    def cell(env, layers, tag, last):
+        values = {}
+        for i, row in sorted(rows, key=lambda pair: int(pair[1]["step"])):
+            if (row["env"], i) == (env, layers):
+                values.setdefault(row["seed"], []).append(float(row[tag]))
+        assert all(len(series) == 10 for series in values.values())
+        return ", ".join(f"{series[-1] if last else sum(series) / 10:.0f}" for _, series in sorted(values.items()))
+
+    kinds = {
+        "mean of the ten evaluations": ("eval_return", False),
+        "mean of the training returns": ("train_return", False),
+        "evaluation at the end": ("eval_return", True),
+    }
+    for env in ("Hopper-v4", "Walker2d-v4"):
+        for kind, (tag, last) in kinds.items():
+            cells = [cell(env, layers, tag, last) for layers in (0, 1)]
+            assert f"\n| {env}, {kind} | {' | '.join(cells)} |\n" in log, (env, kind, cells)
+
+
 def test_success_rates_in_the_readme():
     """Before and after the online phase, and of its last training episodes, seed by seed."""
     with open(ROOT / "results" / "offline_to_online_small.csv", newline="") as file:

@@ -67,6 +67,7 @@ VARIANTS = {
     "no_normalize_obs": "actor sees raw observations",
     "post_norm": "post-norm",
     "bounded_candidate": "candidate through tanh",
+    "candidate_2": "two layers in the candidate",
     "starts_50k": "50k random steps, not 5k",
     "K_1": "K = 1",
     "K_2": "K = 2",
@@ -605,10 +606,11 @@ def ablations(args: Args, data: pd.DataFrame):
     require(len(changed) > 0, "ablations: no run has an --exp-name of the kind SCRIPT-VARIANT")
     panels = list(changed.groupby(["env", "variant"], sort=False))
     panels.sort(key=lambda panel: (panel[0][0], [*VARIANTS, panel[0][1]].index(panel[0][1])))
-    metric, seen, columns = metrics(args)[0], set(), min(len(panels), 4)
+    metric, seen, columns, several = metrics(args)[0], set(), min(len(panels), 4), changed.env.nunique() > 1
     fig, axes = grid(-(-len(panels) // columns), columns)
-    print(f"{RETURNS[metric].capitalize()}: with the change, without it, difference and its 95 % bootstrap interval\n")
-    print("| | | | with | without | difference |\n|---|---|---|---|---|---|")
+    print(f"{RETURNS[metric].capitalize()}: with the change, without it, their difference, and that of the means over")
+    print("training, each with its 95 % bootstrap interval\n")
+    print("| | | | with | without | difference | over training |\n|---|---|---|---|---|---|---|")
     for ax in axes.flat[len(panels) :]:
         ax.set_visible(False)
     for ax, ((env, variant), rows) in zip(axes.flat, panels, strict=False):
@@ -622,13 +624,14 @@ def ablations(args: Args, data: pd.DataFrame):
             curve(ax, before, (colour, "", (3, 1.5)))
             curve(ax, here, (colour, marker, ()))
             seen.add(line)
-            ends = [table.dropna().iloc[-1].to_numpy() for table in (here, before)]
+            whole = [table.dropna() for table in (here, before)]
+            ends, means = [table.iloc[-1].to_numpy() for table in whole], [table.mean().to_numpy() for table in whole]
             cells = [f"{end.mean():.0f} ({len(end)})" for end in ends]
-            cells.append(f"{minus(*ends):+.0f}{bounds(ends, minus, '.0f')}")
+            cells += [f"{minus(*pair):+.0f}{bounds(pair, minus, '+.0f')}" for pair in (ends, means)]
             print(f"| {env} | {VARIANTS.get(variant, variant)} | {line} | {' | '.join(cells)} |")
         steps_axis(ax, mine)
         number_axis(ax.yaxis, mine[metric].abs().max())
-        ax.set_title(textwrap.fill(VARIANTS.get(variant, variant), 32))
+        ax.set_title(textwrap.fill(f"{env}, " * several + VARIANTS.get(variant, variant), 32))
     for ax in axes[:, 0]:
         ax.set_ylabel("return")
     lines = [label(script) for script in STYLES if label(script) in seen]

@@ -12,7 +12,8 @@
 #   speed          environment steps per second of the runs above; not in the paper
 #   baselines      returns of PPO, QSM, DIME, FlowRL and the paper's SAC beside those of from-scratch
 #   baselines-search   what their presets were chosen by: 30k steps (tau: 100k), one seed; with --small alone
-#   ablations      one change at a time, on HalfCheetah-v4: drift, density, temperature, normalisation, K, critic
+#   ablations      one change at a time, on HalfCheetah-v4: drift, density, temperature, normalisation, K, critic; and
+#                  the depth of Flow-G's candidate, on three tasks
 #   offline-to-online   success rates on manipulation tasks, from data made here (--small) or the official files
 #
 #   --small           critics 256 wide, batches of 256, 100k steps, 5k of them random, 3 seeds; else 1M steps, 5 seeds
@@ -224,8 +225,11 @@ K_1 flow_naive,flow_g,flow_t --sampling-steps 1
 K_2 flow_naive,flow_g,flow_t --sampling-steps 2
 no_crossq gaussian,flow_g,flow_t --no-crossq
 END
-        if [ $size = small ]; then # the only one that needs longer runs; at full size it is the default
-            flags=("${small[@]}" --total-timesteps 100000)
+        [ $size = full ] || flags=("${small[@]}" --total-timesteps 100000)
+        # On three tasks, over the whole length: what the candidate's depth changes shows on Hopper-v4.
+        sweep sac_flow_g.py "Hopper-v4 Walker2d-v4"
+        sweep sac_flow_g.py "$task Hopper-v4 Walker2d-v4" --exp-name sac_flow_g-candidate_2 --candidate-layers 2
+        if [ $size = small ]; then # needs longer runs; at full size it is the default
             for script in flow_g flow_t; do
                 sweep "sac_$script.py" "$task" --exp-name "sac_$script-starts_50k" --learning-starts 50000
             done

@@ -264,17 +264,21 @@ def test_success_rates_of_offline_to_online_runs(plot, table, tmp_path, capsys):
 
 
 def test_ablations_set_a_variant_beside_its_script(plot, table, tmp_path, capsys):
-    """The difference at the variant's end, which may be before the script's."""
+    """The difference at the variant's end, which may be before the script's, and over training up to there."""
     for seed in (1, 2, 3):
         write_run(tmp_path / "runs", "sac_flow_g-drift", "Toy-v0", seed, 200, total_timesteps=200, sampling_steps=4)
-        write_run(tmp_path / "runs", "sac_flow_t-K_1", "Toy-v0", seed, offset=700.0, sampling_steps=1)
+        flags = {"offset": 700.0, "total_timesteps": 200, "sampling_steps": 1}
+        path = write_run(tmp_path / "runs", "sac_flow_t-K_1", "Toy-v1", seed, until=100, **flags)
+        write_scalars(SummaryWriter(str(path)), range(101, 201), seed, 500.0, 200)  # better than without it, then worse
     run_export(tmp_path / "runs", table=table)
     flags = {"figures": ["ablations"], "csv": table, "out": tmp_path}
     plot.main(plot.Args(**flags))
     out = capsys.readouterr().out
-    assert "| Toy-v0 | drift correction (14) | Flow-G | 2002 (3) | 2302 (3) | -300 [-301, -299] |" in out
-    assert "| Toy-v0 | K = 1 | Flow-T | 3702 (3) | 3602 (3) | +100 [" in out
-    assert "drift correction (14)" in (tmp_path / "ablations.svg").read_text()
+    both = "-300 [-301, -299]"
+    assert f"| Toy-v0 | drift correction (14) | Flow-G | 2002 (3) | 2302 (3) | {both} | {both} |" in out
+    assert "| Toy-v1 | K = 1 | Flow-T | 2502 (3) | 2602 (3) | -100 [-101, -99] | +0 [-1, +1] |" in out
+    drawn = (tmp_path / "ablations.svg").read_text()
+    assert "Toy-v0, drift correction (14)" in drawn and "Toy-v1, K = 1" in drawn
     for where in ("script != 'sac_flow_g'", "not script.str.contains('-')"):
         with pytest.raises(SystemExit) as stop:
             plot.main(plot.Args(**flags, where=where))

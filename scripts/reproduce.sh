@@ -178,7 +178,11 @@ for entry in "${entries[@]}"; do
         while read -r script task flag values; do
             more=()
             [ "$script" = qsm ] || more=(--bf16)
-            [ "$flag" != --bc-coeff ] || more+=(--tau 0.95) # as when its values were compared, before tau was
+            case $flag in
+                --bc-coeff) more+=(--tau 0.95) ;; # as when its values were compared, before tau was
+                --reward-scale) more+=(--v-max 200) ;;
+                --v-max) more+=(--reward-scale 1) ;;
+            esac
             for value in ${values:-""}; do
                 sweep "baselines/$script.py" "$task" "$flag" ${value:+"$value"} ${more[@]+"${more[@]}"} </dev/null
             done
@@ -191,8 +195,11 @@ flowrl HalfCheetah-v4 --bc-coeff 0.02 0.1 0.5
 flowrl HalfCheetah-v4 --published
 dime HalfCheetah-v4 --reward-scale 0.1
 dime HalfCheetah-v4 --published
+dime HalfCheetah-v4 --v-max 1500
+dime Hopper-v4 --v-max 500
+dime Walker2d-v4 --v-max 750
 END
-        draw "" table --by q_grad_coeff bc_coeff reward_scale
+        draw "" table --by q_grad_coeff bc_coeff reward_scale v_max
         # FlowRL's target networks: what they do shows later than at 30k.
         flags=("${usual[@]}") store=flowrl_tau
         for tau in 0.95 0.005; do sweep baselines/flowrl.py "HalfCheetah-v4 Hopper-v4" --bf16 --tau $tau; done

@@ -90,7 +90,7 @@ class Args:
     # sync: end
     # Variant.
     hidden_dim: int = 512  # width of the gate, the candidate and the noise head
-    candidate_layers: int = 1  # hidden layers of the candidate
+    candidate_layers: int = 2  # hidden layers of the candidate (the authors' code: 1)
     bounded_candidate: bool = False  # bound the candidate c by tanh, as the paper writes it and its code does not
 
 

@@ -67,7 +67,7 @@ VARIANTS = {
     "no_normalize_obs": "actor sees raw observations",
     "post_norm": "post-norm",
     "bounded_candidate": "candidate through tanh",
-    "candidate_2": "two layers in the candidate",
+    "candidate_1": "one layer in the candidate",
     "starts_50k": "50k random steps, not 5k",
     "K_1": "K = 1",
     "K_2": "K = 2",
@@ -142,6 +142,10 @@ def note(message: str):
 
 # Data.
 def label(script: str) -> str:
+    """A line's name; that of SCRIPT-VARIANT says what differs."""
+    name, _, variant = script.partition("-")
+    if name in STYLES and variant in VARIANTS:
+        return f"{STYLES[name][0]}, {VARIANTS[variant]}"
     return STYLES[script][0] if script in STYLES else script
 
 
@@ -534,7 +538,8 @@ def flows(data: pd.DataFrame, figure: str) -> pd.DataFrame:
     """Only scripts with a rollout."""
     present = "sampling_steps" in data and data.sampling_steps.notna().any()
     require(present, f"{figure}: no run has --sampling-steps; draw it from runs of the flow scripts")
-    return data[data.sampling_steps.notna()].astype({"sampling_steps": int})
+    data = data[data.sampling_steps.notna()].astype({"sampling_steps": int})
+    return data.copy()  # else pandas warns of a fragmented frame
 
 
 def steps(args: Args, data: pd.DataFrame):

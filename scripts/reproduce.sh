@@ -148,7 +148,8 @@ for entry in "${entries[@]}"; do
         [ $size = full ] || flags=("${small[@]}" --total-timesteps 60000)
         for k in 7 10; do sweep "$flows" "$few" --sampling-steps $k; done
         [ $size = full ] || flags=("${small[@]}" --total-timesteps 100000)
-        draw "$four and $(among "$few")$until" steps table --by sampling_steps
+        # At small size Flow-G with one layer in its candidate has K = 7 and 10 as well.
+        draw "($four or script == 'sac_flow_g-candidate_1') and $(among "$few")$until" steps table --by sampling_steps
         ;;
     speed)
         sweep "sac_gaussian.py $flows" "$all"
@@ -204,7 +205,10 @@ END
         flags=("${usual[@]}") store=flowrl_tau
         for tau in 0.95 0.005; do sweep baselines/flowrl.py "HalfCheetah-v4 Hopper-v4" --bf16 --tau $tau; done
         draw "" table --by tau
-        seeds=$seeds_before
+        # DIME's smaller rewards, to the end: the preset's are among the baselines.
+        seeds=$seeds_before store=dime_scale
+        sweep baselines/dime.py HalfCheetah-v4 --bf16 --reward-scale 0.1 --v-max 200
+        draw "" table --by reward_scale v_max
         ;;
     ablations)
         task=HalfCheetah-v4
@@ -235,13 +239,13 @@ END
         [ $size = full ] || flags=("${small[@]}" --total-timesteps 100000)
         # On three tasks, over the whole length: what the candidate's depth changes shows on Hopper-v4.
         sweep sac_flow_g.py "Hopper-v4 Walker2d-v4"
-        sweep sac_flow_g.py "$task Hopper-v4 Walker2d-v4" --exp-name sac_flow_g-candidate_2 --candidate-layers 2
+        sweep sac_flow_g.py "$task Hopper-v4 Walker2d-v4" --exp-name sac_flow_g-candidate_1 --candidate-layers 1
         if [ $size = small ]; then # needs longer runs; at full size it is the default
             for script in flow_g flow_t; do
                 sweep "sac_$script.py" "$task" --exp-name "sac_$script-starts_50k" --learning-starts 50000
             done
         fi
-        draw "script.str.contains('-') or sampling_steps not in [7, 10]" ablations
+        draw "sampling_steps not in [7, 10]" ablations
         ;;
     offline-to-online)
         store=offline_to_online_$size prefix=${store}_ usual=(${flags[@]+"${flags[@]}"})

@@ -53,7 +53,7 @@ DEFAULTS = {
 }
 FLOW_DEFAULTS = {"alpha": 0.01, "target_entropy": 0.0, "sampling_steps": 4, "drift_correction": False}
 OWN_DEFAULTS = {
-    "sac_flow_g": FLOW_DEFAULTS | {"hidden_dim": 512, "bounded_candidate": False},
+    "sac_flow_g": FLOW_DEFAULTS | {"hidden_dim": 512, "candidate_layers": 2, "bounded_candidate": False},
     "sac_flow_t": FLOW_DEFAULTS | {"d_model": 96, "n_layers": 2},
     "sac_flow_naive": FLOW_DEFAULTS | {"hidden_dim": 512},
     "sac_gaussian": {"alpha": 0.2, "target_entropy": None, "hidden_dim": 512},

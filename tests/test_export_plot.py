@@ -279,6 +279,8 @@ def test_ablations_set_a_variant_beside_its_script(plot, table, tmp_path, capsys
     assert "| Toy-v1 | K = 1 | Flow-T | 2502 (3) | 2602 (3) | -100 [-101, -99] | +0 [-1, +1] |" in out
     drawn = (tmp_path / "ablations.svg").read_text()
     assert "Toy-v0, drift correction (14)" in drawn and "Toy-v1, K = 1" in drawn
+    plot.main(plot.Args(figures=["table"], csv=table))
+    assert "\n| Flow-G, drift correction (14) | 2002 " in capsys.readouterr().out
     for where in ("script != 'sac_flow_g'", "not script.str.contains('-')"):
         with pytest.raises(SystemExit) as stop:
             plot.main(plot.Args(**flags, where=where))

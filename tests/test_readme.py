@@ -37,6 +37,16 @@ def test_flags_exist(script):
     )
 
 
+def test_defaults_in_the_table_of_flags(script):
+    rows = re.findall(r"^\| `--([a-z-]+)` \| ([\d.]+)(k?)(?:, the Gaussian ([\d.]+|-d))? \|", README, re.MULTILINE)
+    assert len(rows) >= 5
+    for flag, default, kilo, gaussian in rows:
+        if hasattr(script.Args, name := flag.replace("-", "_")):
+            told = gaussian if gaussian and script.__name__ == "sac_gaussian" else default
+            value = getattr(script.Args(), name)
+            assert value == (None if told == "-d" else float(told) * (1000 if kilo else 1)), (flag, value)
+
+
 @pytest.mark.parametrize("file", [ROOT / f"{name}.py" for name in SCRIPTS] + BASELINES, ids=lambda file: file.stem)
 def test_logged_tags_are_documented(file):
     tags = re.findall(r'"((?:charts|eval|losses|policy|gradients)/[^"]+)"', file.read_text())

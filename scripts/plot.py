@@ -554,7 +554,7 @@ def steps(args: Args, data: pd.DataFrame):
             for k in sorted(mine.sampling_steps.unique()):
                 curve(ax, by_seed(mine[mine.sampling_steps == k], metric), look[k])
             steps_axis(ax, data)
-            ax.set_title(f"{panel}, {env}")
+            ax.set_title(textwrap.fill(f"{panel}, {env}", 32))
         number_axis(row[0].yaxis, data[data.env == env][metric].abs().max())
         row[0].set_ylabel(RETURNS[metric])
     for ax in axes[-1]:

@@ -93,7 +93,8 @@ def test_sampling_steps_in_the_decisions_log():
         rows = [row for row in csv.DictReader(file) if (row["env"], row["step"]) == ("HalfCheetah-v4", "60000")]
     log = (ROOT / "results" / "DECISIONS.md").read_text()
     one_layer = "Flow-G, one layer in the candidate"
-    for name, script in {"naive": "sac_flow_naive", one_layer: "sac_flow_g-candidate_1", "Flow-T": "sac_flow_t"}.items():
+    lines = {"naive": "sac_flow_naive", one_layer: "sac_flow_g-candidate_1", "Flow-T": "sac_flow_t"}
+    for name, script in lines.items():
         cells = []
         for k in ("4", "7", "10"):
             mine = [row for row in rows if (row["script"], row["sampling_steps"]) == (script, k)]

@@ -365,11 +365,12 @@ def trained_critic(tmp_path_factory):
     return critic.eval(), torch.as_tensor(np.array(states), dtype=torch.float32), env.action_space
 
 
-@pytest.mark.parametrize("name", FLOWS)
-def test_gradients_along_the_rollout_on_a_trained_critic(trained_critic, name):
+@pytest.mark.parametrize("name, layers", [(name, None) for name in FLOWS] + [("sac_flow_g", 1)])
+def test_gradients_along_the_rollout_on_a_trained_critic(trained_critic, name, layers):
     """What the velocity networks are for. As initialised, naive passes gradients on unchanged, Flow-G contracts by
     about 1 - .993 / K a step. With large weights naive's gradients grow at every step back towards A_0, by orders of
-    magnitude, while those of Flow-G and Flow-T stay within a factor of 2.
+    magnitude, while those of Flow-T, and of Flow-G with one layer in its candidate, stay within a factor of 2. The gate
+    bounds what passes A, not what passes the candidate: with two layers, the default, Flow-G's grow as naive's do.
 
     A structural property, at weights set by hand: no run of 100k steps on HalfCheetah or Hopper came near it. There
     the gradients of all three shrink towards A_0.
@@ -380,7 +381,8 @@ def test_gradients_along_the_rollout_on_a_trained_critic(trained_critic, name):
         norms[factor] = np.zeros(5)
         for seed in range(3):
             torch.manual_seed(seed)
-            actor = module.Actor(11, box, module.Args()).eval()
+            args = module.Args() if layers is None else module.Args(candidate_layers=layers)
+            actor = module.Actor(11, box, args).eval()
             actor.norm.running_mean.copy_(obs.mean(0)), actor.norm.running_var.copy_(obs.var(0))
             for part, layer in actor.velocity.named_modules():
                 if isinstance(layer, torch.nn.Linear) and not part.startswith("noise"):
@@ -395,11 +397,12 @@ def test_gradients_along_the_rollout_on_a_trained_critic(trained_critic, name):
     start, large = norms[1][:-1] / norms[1][1:], norms[6][:-1] / norms[6][1:]
     if name == "sac_flow_naive":
         np.testing.assert_allclose(start, 1, atol=0.05)
-        assert (large > 1.3).all() and norms[6][0] > 8 * norms[6][-1]
     elif name == "sac_flow_g":
         np.testing.assert_allclose(start, 1 - 0.9933 / 4, atol=0.05)
-    if name != "sac_flow_naive":
+    if name == "sac_flow_t" or layers == 1:
         assert 0.5 < norms[6][0] / norms[6][-1] < 2
+    else:
+        assert (large > 1.3).all() and norms[6][0] > 8 * norms[6][-1]
 
 
 @needs_compiler

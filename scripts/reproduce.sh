@@ -11,7 +11,8 @@
 #   steps          sampling steps K in {4, 7, 10} (Figure 7)
 #   speed          environment steps per second of the runs above; not in the paper
 #   baselines      returns of PPO, QSM, DIME, FlowRL and the paper's SAC beside those of from-scratch
-#   baselines-search   what their presets were chosen by: 30k steps (tau: 100k), one seed; with --small alone
+#   baselines-search   what their presets were chosen by: 30k steps, one seed (FlowRL's tau: 100k; DIME's
+#                  scale also 100k, all seeds); with --small alone
 #   ablations      one change at a time, on HalfCheetah-v4: drift, density, temperature, normalisation, K, critic; and
 #                  the depth of Flow-G's candidate, on three tasks
 #   offline-to-online   success rates on manipulation tasks, from data made here (--small) or the official files
@@ -181,7 +182,7 @@ for entry in "${entries[@]}"; do
             [ "$script" = qsm ] || more=(--bf16)
             case $flag in
                 --bc-coeff) more+=(--tau 0.95) ;; # as when its values were compared, before tau was
-                --reward-scale) more+=(--v-max 200) ;;
+                --reward-scale) more+=(--v-max 200) ;;  # DIME's alone, whose preset may have another
                 --v-max) more+=(--reward-scale 1) ;;
             esac
             for value in ${values:-""}; do

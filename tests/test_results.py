@@ -141,6 +141,21 @@ def test_depth_of_the_candidate_in_the_decisions_log():
             assert f"\n| {env}, {kind} | {' | '.join(cells)} |\n" in log, (env, kind, cells)
 
 
+def test_target_networks_with_one_layer_on_the_results_page(tmp_path):
+    """What one_layer.csv shows beside the runs of small.csv that it is to be compared with."""
+    pytest.importorskip("matplotlib", reason="figures need scripts/requirements.txt")
+    pd = pytest.importorskip("pandas", reason="figures need scripts/requirements.txt")
+    without, changed = (pd.read_csv(ROOT / "results" / name) for name in ("small.csv", "one_layer.csv"))
+    without = without.query("script == 'sac_flow_g-candidate_1' and env == 'HalfCheetah-v4' and sampling_steps == 4")
+    pd.concat([without.assign(script="sac_flow_g"), changed]).to_csv(tmp_path / "runs.csv", index=False)
+    command = [sys.executable, ROOT / "scripts" / "plot.py", "ablations", "--csv", tmp_path / "runs.csv"]
+    printed = subprocess.run([*command, "--out", tmp_path], check=True, capture_output=True, text=True).stdout
+    found = re.search(r"Flow-G \| (\d+) \(3\) \| (\d+) \(3\) \| (\S+ \[.*?\]) \| (\S+ \[.*?\]) \|", printed)
+    here, before, end, whole = found.groups()
+    page = " ".join((ROOT / "results" / "README.md").read_text().split())
+    assert f"Flow-G with one layer in its candidate: {here} against {before}, {end} and over training {whole}, " in page
+
+
 def test_success_rates_in_the_readme():
     """Before and after the online phase, and of its last training episodes, seed by seed."""
     with open(ROOT / "results" / "offline_to_online_small.csv", newline="") as file:

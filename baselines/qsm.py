@@ -96,13 +96,13 @@ class Args:
 
 
 # sync: end
-# The scale takes a trained agent's reward per step to about 1, as in the authors' tasks. M on HalfCheetah and Hopper is
-# the best of those tried, on Walker2d level with the larger, and elsewhere a guess (results/README.md).
+# The scale takes a trained agent's reward per step to about 1, as in the authors' tasks. M on HalfCheetah, Hopper
+# and Walker2d is the best of those tried, and elsewhere a guess (results/README.md).
 PUBLISHED = {"q_grad_coeff": 50.0, "reward_scale": 1.0}
 PRESETS = {
     "InvertedPendulum": {"q_grad_coeff": 0.3, "reward_scale": 1.0},
     "Hopper": {"q_grad_coeff": 5.0, "reward_scale": 0.3},
-    "Walker2d": {"q_grad_coeff": 7.0, "reward_scale": 0.2},
+    "Walker2d": {"q_grad_coeff": 20.0, "reward_scale": 0.2},
     "HalfCheetah": {"q_grad_coeff": 30.0, "reward_scale": 0.1},
     "Ant": {"q_grad_coeff": 5.0, "reward_scale": 0.15},
     "Humanoid": {"q_grad_coeff": 5.0, "reward_scale": 0.1},

@@ -12,7 +12,7 @@
 #   speed          environment steps per second of the runs above; not in the paper
 #   baselines      returns of PPO, QSM, DIME, FlowRL and the paper's SAC beside those of from-scratch
 #   baselines-search   what their presets were chosen by: 30k steps, one seed (FlowRL's tau: 100k; DIME's
-#                  scale also 100k, all seeds); with --small alone
+#                  scale and QSM's M on Walker2d also 100k, all seeds); with --small alone
 #   ablations      one change at a time, on HalfCheetah-v4: drift, density, temperature, normalisation, K, critic; and
 #                  the depth of Flow-G's candidate, on three tasks
 #   offline-to-online   success rates on manipulation tasks, from data made here (--small) or the official files
@@ -210,6 +210,10 @@ END
         seeds=$seeds_before store=dime_scale
         sweep baselines/dime.py HalfCheetah-v4 --bf16 --reward-scale 0.1 --v-max 200
         draw "" table --by reward_scale v_max
+        # QSM's smaller M.
+        store=qsm_m
+        sweep baselines/qsm.py Walker2d-v4 --q-grad-coeff 7
+        draw "env == 'Walker2d-v4'" table --by q_grad_coeff
         ;;
     ablations)
         task=HalfCheetah-v4

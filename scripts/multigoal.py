@@ -13,9 +13,9 @@ After Haarnoja et al., "Reinforcement Learning with Deep Energy-Based Policies",
 
 results/multigoal.csv has the share of each goal over the episodes with the policy's noise and without it, and
 results/multigoal_paths.csv what is drawn, of the first seeds: the paths of some episodes and actions at the origin.
+Calling it again replaces the rows of the same script, seed, steps and temperature; rows of other runs stay.
 """
 
-import csv
 import importlib.util
 import sys
 from dataclasses import dataclass, field, fields
@@ -28,6 +28,7 @@ import tyro
 ROOT = Path(__file__).resolve().parent.parent
 GOALS = np.array([[5, 0], [0, 5], [-5, 0], [0, -5]], dtype=np.float32)
 NAMES = ("east", "north", "west", "south")
+TABLES = ("multigoal.csv", "multigoal_paths.csv")
 LABELS = {"sac_gaussian": "Gaussian", "sac_flow_naive": "Naive flow", "sac_flow_g": "Flow-G", "sac_flow_t": "Flow-T"}
 
 
@@ -114,86 +115,98 @@ def roll(actor, episodes: int, deterministic: bool):
 
 
 def measure(args: Args):
+    """Measure every model.pt below the folders, and bring the CSV files up to date."""
+    import pandas as pd
     import torch
 
     models = [path for root in args.roots for path in sorted(root.rglob("model.pt"))]
     models = [path for path in models if "MultiGoal" in path.parent.name and path.parent.name.split("__")[1] in LABELS]
     require(len(models) > 0, f"{' '.join(map(str, args.roots))}: no model.pt of MultiGoal-v0; train with --save-model")
-    shares, drawn, pictured = [], [], {}
-    for path in sorted(models, key=lambda path: int(path.parent.name.split("__")[2])):
+    shares, drawn = [], []
+    for path in models:
         run, actor = load(path)
         key = {"script": path.parent.name.split("__")[1], "seed": run.seed, "step": run.total_timesteps}
         key |= {"alpha": run.alpha, "autotune": run.autotune, "run": path.parent.name}
-        first = pictured.setdefault(key["script"], path) == path
+        versions = {f"versions/{module.__name__}": module.__version__ for module in (torch, gym, np)}
         for noise in (True, False):
             paths, goals = roll(actor, args.episodes, deterministic=not noise)
             row = {name: f"{np.mean(goals == i):.3f}" for i, name in enumerate(NAMES)}
-            shares.append(key | {"noise": int(noise)} | row | {"none": f"{np.mean(goals < 0):.3f}"})
-            print("  ".join(f"{name} {value}" for name, value in shares[-1].items() if name != "run"))
-            if noise and first:
-                for episode, points in enumerate(paths[:40]):
-                    last = 1 + max((k for k in range(1, len(points)) if (points[k] != points[k - 1]).any()), default=0)
-                    for k, (x, y) in enumerate(points[:last]):
-                        drawn.append(
-                            {"run": path.parent.name, "kind": "path", "episode": episode, "k": k, "x": x, "y": y}
-                        )
+            row = key | {"noise": int(noise)} | row | {"none": f"{np.mean(goals < 0):.3f}"}
+            shares.append(row | versions)
+            print("  ".join(f"{name} {value}" for name, value in row.items() if name != "run"))
+            for episode, points in enumerate(paths[:40] if noise else ()):
+                last = 1 + max((k for k in range(1, len(points)) if (points[k] != points[k - 1]).any()), default=0)
+                for k, (x, y) in enumerate(points[:last]):
+                    drawn.append({"run": key["run"], "kind": "path", "episode": episode, "k": k, "x": x, "y": y})
         with torch.no_grad():
             noise = actor.draw_noise(1000, torch.Generator().manual_seed(0))
-            for k, (x, y) in enumerate(actor.act(torch.zeros(1000, 2), noise).numpy() if first else ()):
-                drawn.append({"run": path.parent.name, "kind": "action", "episode": 0, "k": k, "x": x, "y": y})
+            for k, (x, y) in enumerate(actor.act(torch.zeros(1000, 2), noise).numpy()):
+                drawn.append({"run": key["run"], "kind": "action", "episode": 0, "k": k, "x": x, "y": y})
     args.out.mkdir(parents=True, exist_ok=True)
-    for name, rows in (("multigoal.csv", shares), ("multigoal_paths.csv", drawn)):
-        with open(args.out / name, "w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(
-                [{k: f"{v:.3f}" if isinstance(v, np.floating) else v for k, v in row.items()} for row in rows]
-            )
+    shares, drawn = pd.DataFrame(shares), pd.DataFrame(drawn)
+    tables = [args.out / name for name in TABLES]
+    if all(table.is_file() for table in tables):
+        old, paths = map(pd.read_csv, tables)
+        same = ["script", "seed", "step", "alpha", "autotune"]
+        mine = set(shares[same].itertuples(index=False, name=None))
+        kept = [row not in mine for row in old[same].itertuples(index=False, name=None)]
+        shares, drawn = pd.concat([old[kept], shares]), pd.concat([paths[paths.run.isin(old[kept].run)], drawn])
+    shares = shares.sort_values(["autotune", "alpha", "script", "seed", "noise"], ascending=[False, *[True] * 3, False])
+    first = shares.sort_values("seed").groupby(["script", "alpha", "autotune"]).run.first()
+    shares.to_csv(tables[0], index=False)
+    drawn[drawn.run.isin(first)].to_csv(tables[1], index=False, float_format="%.3f")
+
+
+def title(held: float) -> str:
+    return f", temperature held at {held:g}" if held else ""
 
 
 def draw(args: Args):
-    """The first seed of every script: paths, and the actions at the origin. Prints the shares of all as Markdown."""
+    """The first seed per script and temperature: paths, and actions at the origin. Prints all shares as Markdown."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     import pandas as pd
 
-    tables = [args.out / name for name in ("multigoal.csv", "multigoal_paths.csv")]
+    tables = [args.out / name for name in TABLES]
     for table in tables:
         require(table.is_file(), f"--out {args.out}: no {table.name} there; measure first, without --figures-only")
     shares, drawn = map(pd.read_csv, tables)
-    scripts = [script for script in LABELS if (shares.script == script).any()]
+    shares = shares[shares.noise == 1].sort_values("seed")
+    shares["held"] = shares.alpha.where(~shares.autotune, 0)  # 0: adapted, from another start in each script
+    scripts, arms = [script for script in LABELS if (shares.script == script).any()], sorted(shares.held.unique())
     print(f"| with the policy's noise | {' | '.join(NAMES)} | none |\n|{'---|' * (len(NAMES) + 2)}")
-    for script in scripts:
-        for _, row in shares[(shares.script == script) & (shares.noise == 1)].sort_values("seed").iterrows():
-            cells = " | ".join(f"{row[name]:.0%}" for name in (*NAMES, "none"))
-            print(f"| {LABELS[script]}, seed {row.seed} | {cells} |")
+    for held in arms:
+        for script in scripts:
+            for _, row in shares[(shares.script == script) & (shares.held == held)].iterrows():
+                cells = " | ".join(f"{row[name]:.0%}" for name in (*NAMES, "none"))
+                print(f"| {LABELS[script]}{title(held)}, seed {row.seed} | {cells} |")
     print()
     with plt.rc_context({"font.size": 8, "axes.titlesize": 9, "savefig.dpi": 200, "svg.hashsalt": "sac-flow"}):
-        fig, axes = plt.subplots(
-            2, len(scripts), figsize=(2.3 * len(scripts), 4.9), squeeze=False, layout="constrained"
-        )
-        for script, (top, bottom) in zip(scripts, axes.T, strict=True):
-            mine = shares[(shares.script == script) & (shares.noise == 1)].sort_values("seed")
-            first, rows = mine.iloc[0], drawn[drawn.run == mine.run.iloc[0]]
-            for _, path in rows[rows.kind == "path"].groupby("episode"):
-                top.plot(path.x, path.y, color="#0072b2", alpha=0.35, linewidth=0.7)
-            top.plot(*GOALS.T, "o", color="#d55e00", markersize=6)
-            for name, (x, y) in zip(NAMES, GOALS, strict=True):
-                top.annotate(
-                    f"{first[name]:.0%}",
-                    (x, y),
-                    (0.78 * x, 0.78 * y + (0.9 if y == 0 else 0)),
-                    ha="center",
-                    va="center",
-                )
-            top.set(title=f"{LABELS[script]}, seed {first.seed}", xlim=(-7, 7), ylim=(-7, 7), aspect="equal")
-            actions = rows[rows.kind == "action"]
-            bottom.scatter(actions.x, actions.y, s=2, alpha=0.3, color="#0072b2", linewidths=0, rasterized=True)
-            bottom.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal")
-        axes[0, 0].set_ylabel("position, 40 episodes")
-        axes[1, 0].set_ylabel("1000 actions at the origin")
+        size = (2.3 * len(scripts), 4.9 * len(arms))
+        fig, axes = plt.subplots(2 * len(arms), len(scripts), figsize=size, squeeze=False, layout="constrained")
+        for held, *rows in zip(arms, axes[::2], axes[1::2], strict=True):
+            for script, top, bottom in zip(scripts, *rows, strict=True):
+                mine = shares[(shares.script == script) & (shares.held == held)]
+                if len(mine) == 0:
+                    top.axis("off")
+                    bottom.axis("off")
+                    continue
+                first, points = mine.iloc[0], drawn[drawn.run == mine.run.iloc[0]]
+                for _, path in points[points.kind == "path"].groupby("episode"):
+                    top.plot(path.x, path.y, color="#0072b2", alpha=0.35, linewidth=0.7)
+                top.plot(*GOALS.T, "o", color="#d55e00", markersize=6)
+                for name, (x, y) in zip(NAMES, GOALS, strict=True):
+                    place = (0.78 * x, 0.78 * y + (0.9 if y == 0 else 0))
+                    top.annotate(f"{first[name]:.0%}", (x, y), place, ha="center", va="center")
+                heading = f"{LABELS[script]}{title(held)},{chr(10) if held else ' '}seed {first.seed}"
+                top.set(title=heading, xlim=(-7, 7), ylim=(-7, 7), aspect="equal")
+                actions = points[points.kind == "action"]
+                bottom.scatter(actions.x, actions.y, s=2, alpha=0.3, color="#0072b2", linewidths=0, rasterized=True)
+                bottom.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal")
+            rows[0][0].set_ylabel("position, 40 episodes")
+            rows[1][0].set_ylabel("1000 actions at the origin")
         for suffix in ("svg", "png"):
             path = args.out / "figures" / f"multigoal.{suffix}"
             path.parent.mkdir(parents=True, exist_ok=True)

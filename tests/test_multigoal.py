@@ -52,5 +52,21 @@ def test_from_training_to_picture(tmp_path):
     picture.unlink()
     subprocess.run([*call, "--figures-only"], check=True, timeout=300)
     assert picture.read_bytes() == before
+    # A second temperature joins the tables, and measuring the first again replaces its rows.
+    command += ["--alpha", "0.2", "--no-autotune"]
+    subprocess.run(command, check=True, capture_output=True, env=env, timeout=300)
+    held = next(path for path in (tmp_path / "runs").iterdir() if path.name != rows[0]["run"])
+    subprocess.run([*call, held, "--episodes", "8"], check=True, timeout=300)
+    subprocess.run([*call, tmp_path / "runs" / rows[0]["run"], "--episodes", "4"], check=True, timeout=300)
+    with open(tmp_path / "multigoal.csv", newline="") as file:
+        assert [(row["run"], row["noise"]) for row in csv.DictReader(file)] == [
+            (rows[0]["run"], "1"),
+            (rows[0]["run"], "0"),
+            (held.name, "1"),
+            (held.name, "0"),
+        ]
+    with open(tmp_path / "multigoal_paths.csv", newline="") as file:
+        drawn = [row["episode"] for row in csv.DictReader(file) if row["kind"] == "path" and row["k"] == "1"]
+    assert sorted(map(int, drawn)) == sorted([*range(4), *range(8)])
     empty = subprocess.run([*call, tmp_path / "figures"], capture_output=True, text=True)
     assert empty.returncode == 2 and "--save-model" in empty.stderr

@@ -200,8 +200,13 @@ def draw(args: Args):
                 for name, (x, y) in zip(NAMES, GOALS, strict=True):
                     place = (0.78 * x, 0.78 * y + (0.9 if y == 0 else 0))
                     top.annotate(f"{first[name]:.0%}", (x, y), place, ha="center", va="center")
-                heading = f"{LABELS[script]}{title(held)},{chr(10) if held else ' '}seed {first.seed}"
-                top.set(title=heading, xlim=(-7, 7), ylim=(-7, 7), aspect="equal")
+                separator = ",\n" if held else ", "
+                top.set(
+                    title=f"{LABELS[script]}{title(held)}{separator}seed {first.seed}",
+                    xlim=(-7, 7),
+                    ylim=(-7, 7),
+                    aspect="equal",
+                )
                 actions = points[points.kind == "action"]
                 bottom.scatter(actions.x, actions.y, s=2, alpha=0.3, color="#0072b2", linewidths=0, rasterized=True)
                 bottom.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal")

@@ -157,8 +157,8 @@ def measure(args: Args):
     drawn[drawn.run.isin(first)].to_csv(tables[1], index=False, float_format="%.3f")
 
 
-def title(held: float) -> str:
-    return f", temperature held at {held:g}" if held else ""
+def title(held: float, separator: str = ", ") -> str:
+    return f"{separator}temperature held at {held:g}" if held else ""
 
 
 def draw(args: Args):
@@ -200,13 +200,8 @@ def draw(args: Args):
                 for name, (x, y) in zip(NAMES, GOALS, strict=True):
                     place = (0.78 * x, 0.78 * y + (0.9 if y == 0 else 0))
                     top.annotate(f"{first[name]:.0%}", (x, y), place, ha="center", va="center")
-                separator = ",\n" if held else ", "
-                top.set(
-                    title=f"{LABELS[script]}{title(held)}{separator}seed {first.seed}",
-                    xlim=(-7, 7),
-                    ylim=(-7, 7),
-                    aspect="equal",
-                )
+                heading = f"{LABELS[script]}, seed {first.seed}" + title(held, separator=",\n")
+                top.set(title=heading, xlim=(-7, 7), ylim=(-7, 7), aspect="equal")
                 actions = points[points.kind == "action"]
                 bottom.scatter(actions.x, actions.y, s=2, alpha=0.3, color="#0072b2", linewidths=0, rasterized=True)
                 bottom.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal")

@@ -337,7 +337,7 @@ def legend(fig: plt.Figure, look: dict, names: dict, remark: str, line_width: fl
 
 def seeds_text(data: pd.DataFrame) -> str:
     """n seeds, or the range where panels differ."""
-    counts = data.groupby("env").seed.nunique()
+    counts = data.groupby(["env", "line"]).seed.nunique()
     low, high = int(counts.min()), int(counts.max())
     return f"{low} seed{'s' * (low > 1)}" if low == high else f"{low}\u2013{high} seeds"
 

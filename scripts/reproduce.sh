@@ -149,8 +149,7 @@ for entry in "${entries[@]}"; do
         [ $size = full ] || flags=("${small[@]}" --total-timesteps 60000)
         for k in 7 10; do sweep "$flows" "$few" --sampling-steps $k; done
         [ $size = full ] || flags=("${small[@]}" --total-timesteps 100000)
-        # At small size Flow-G with one layer in its candidate has K = 7 and 10 as well.
-        draw "($four or script == 'sac_flow_g-candidate_1') and $(among "$few")$until" steps table --by sampling_steps
+        draw "$four and $(among "$few")$until" steps table --by sampling_steps
         ;;
     speed)
         sweep "sac_gaussian.py $flows" "$all"

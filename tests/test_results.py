@@ -93,7 +93,8 @@ def test_sampling_steps_in_the_decisions_log():
         rows = [row for row in csv.DictReader(file) if (row["env"], row["step"]) == ("HalfCheetah-v4", "60000")]
     log = (ROOT / "results" / "DECISIONS.md").read_text()
     one_layer = "Flow-G, one layer in the candidate"
-    lines = {"naive": "sac_flow_naive", one_layer: "sac_flow_g-candidate_1", "Flow-T": "sac_flow_t"}
+    lines = {"naive": "sac_flow_naive", "Flow-G": "sac_flow_g", one_layer: "sac_flow_g-candidate_1"}
+    lines |= {"Flow-T": "sac_flow_t"}
     for name, script in lines.items():
         cells = []
         for k in ("4", "7", "10"):
@@ -141,7 +142,7 @@ def test_depth_of_the_candidate_in_the_decisions_log():
             assert f"\n| {env}, {kind} | {' | '.join(cells)} |\n" in log, (env, kind, cells)
 
 
-def test_target_networks_with_one_layer_on_the_results_page(tmp_path):
+def test_target_networks_with_one_layer_in_the_decisions_log(tmp_path):
     """What one_layer.csv shows beside the runs of small.csv that it is to be compared with."""
     pytest.importorskip("matplotlib", reason="figures need scripts/requirements.txt")
     pd = pytest.importorskip("pandas", reason="figures need scripts/requirements.txt")
@@ -152,8 +153,8 @@ def test_target_networks_with_one_layer_on_the_results_page(tmp_path):
     printed = subprocess.run([*command, "--out", tmp_path], check=True, capture_output=True, text=True).stdout
     found = re.search(r"Flow-G \| (\d+) \(3\) \| (\d+) \(3\) \| (\S+ \[.*?\]) \| (\S+ \[.*?\]) \|", printed)
     here, before, end, whole = found.groups()
-    page = " ".join((ROOT / "results" / "README.md").read_text().split())
-    assert f"Flow-G with one layer in its candidate: {here} against {before}, {end} and over training {whole}, " in page
+    log = " ".join((ROOT / "results" / "DECISIONS.md").read_text().split())
+    assert f"it has {here} with target networks against {before}, {end}, over training {whole}" in log
 
 
 def test_success_rates_in_the_readme():

@@ -92,16 +92,32 @@ def test_sampling_steps_in_the_decisions_log():
     with open(ROOT / "results" / "small.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if (row["env"], row["step"]) == ("HalfCheetah-v4", "60000")]
     log = (ROOT / "results" / "DECISIONS.md").read_text()
-    one_layer = "Flow-G, one layer in the candidate"
-    lines = {"naive": "sac_flow_naive", "Flow-G": "sac_flow_g", one_layer: "sac_flow_g-candidate_1"}
-    lines |= {"Flow-T": "sac_flow_t"}
-    for name, script in lines.items():
+    for name, script in {
+        "naive": "sac_flow_naive",
+        "Flow-G": "sac_flow_g",
+        "Flow-G, one layer in the candidate": "sac_flow_g-candidate_1",
+        "Flow-T": "sac_flow_t",
+    }.items():
         cells = []
         for k in ("4", "7", "10"):
             mine = [row for row in rows if (row["script"], row["sampling_steps"]) == (script, k)]
             ordered = sorted(mine, key=lambda row: int(row["seed"]))
             cells.append(", ".join(f"{float(row['eval_return']):.0f}" for row in ordered))
         assert f"\n| {name} | {' | '.join(cells)} |\n" in log, cells
+
+
+def test_gradient_norms_at_other_k_in_the_decisions_log():
+    """Mean over the evaluations from 30 000 steps on, then over seeds."""
+    with open(ROOT / "results" / "small.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["env"] == "HalfCheetah-v4" and int(row["step"]) > 30000]
+    log = (ROOT / "results" / "DECISIONS.md").read_text()
+    for name, script in {"naive": "sac_flow_naive", "Flow-G": "sac_flow_g", "Flow-T": "sac_flow_t"}.items():
+        for k in (7, 10):
+            mine = [row for row in rows if (row["script"], row["sampling_steps"]) == (script, f"{k}")]
+            norms = [sum(float(row[f"gradients/step_{i}"]) for row in mine) / len(mine) for i in range(k + 1)]
+            shown = [norms[i] for i in (0, 1, k // 2, k - 1, k)] + [max(norms) - min(norms)]
+            cells = " | ".join(f"{value:.2g}".removeprefix("0") for value in shown)
+            assert f"\n| {name}, K = {k} | {cells} |\n" in log, (name, k, cells)
 
 
 def test_entropy_of_the_last_step_in_the_decisions_log():

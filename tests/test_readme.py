@@ -9,6 +9,8 @@ import pytest
 from conftest import ROOT, SCRIPTS
 
 README = (ROOT / "README.md").read_text()
+PAGES = {folder: (ROOT / folder / "README.md").read_text() for folder in ("baselines", "offline_to_online")}
+ALL = "\n".join([README, *PAGES.values()])
 BASELINES = sorted((ROOT / "baselines").glob("*.py"))
 OFFLINE_TO_ONLINE = sorted((ROOT / "offline_to_online").glob("*.py"))
 TOOLS = sorted((ROOT / "scripts").glob("*.py"))
@@ -28,7 +30,7 @@ def test_flags_exist(script):
     """Every flag that the README names in code belongs to a trainer or a tool, and this script's are documented."""
     known = {field.name for field in fields(script.Args)}
     tools = "".join(file.read_text() for file in (ROOT / "scripts").glob("*.sh"))
-    for flag in re.findall(r"`--([a-z0-9-]+)", README):
+    for flag in re.findall(r"`--([a-z0-9-]+)", ALL):
         name = flag.removeprefix("no-").replace("-", "_")
         owners = [path for path in SOURCES if re.search(rf"^    {name}: ", path.read_text(), re.MULTILINE)]
         assert owners or f"#   --{flag} " in tools, f"--{flag} is in no script"
@@ -53,20 +55,35 @@ def test_logged_tags_are_documented(file):
     tags = {re.sub(r"_\{k\}", "_k", tag) for tag in tags}
     assert len(tags) >= 10
     for tag in tags:
-        assert f"`{tag}`" in README, tag
+        assert f"`{tag}`" in README or (file.parent.name == "baselines" and f"`{tag}`" in PAGES["baselines"]), tag
 
 
 def test_scripts_of_commands_exist():
-    assert all((ROOT / path).is_file() for path in re.findall(r"python (\S+\.py)", README))
+    assert all((ROOT / path).is_file() for path in re.findall(r"python (\S+\.py)", ALL))
 
 
 def test_offline_to_online_is_documented():
     """Each script, each tag that one logs, and a sentence beside each flag."""
     for path in OFFLINE_TO_ONLINE:
         source = path.read_text()
-        assert f"`{path.name}`" in README
+        assert f"`{path.name}`" in PAGES["offline_to_online"]
         for tag in re.findall(r'"((?:charts|eval|losses|policy)/[a-z_]+)"', source):
-            assert f"`{tag}`" in README, tag
+            assert f"`{tag}`" in README + PAGES["offline_to_online"], tag
         arguments = source[source.index("class Args:") : source.index("\n\n\n", source.index("class Args:"))]
         for line in re.findall(r"^    \w+: .*$", arguments, re.MULTILINE):
             assert re.search(r"  # .{9}", line), line
+
+
+def test_links_lead_somewhere():
+    """Of all pages: the file exists, and the heading in it, by GitHub's rule for anchors."""
+    pages = [ROOT / "README.md", *ROOT.glob("*/*.md")]
+    assert len(pages) >= 5
+    for page in pages:
+        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+            if not link.startswith("https://"):
+                path, _, anchor = link.partition("#")
+                target = (page.parent / path).resolve() if path else page
+                assert target.exists(), (page, link)
+                headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE) if anchor else ()
+                anchors = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+                assert not anchor or anchor in anchors, (page, link)

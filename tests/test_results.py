@@ -46,10 +46,13 @@ def test_figures_come_from_the_tables(drawn):
 
 
 def test_tables_of_the_results_page_are_what_the_commands_print(drawn):
+    """And those of the searches, with the baselines."""
     page = (ROOT / "results" / "README.md").read_text()
-    rows = re.findall(r"^\|.*\|$", page.partition("\n## Returns\n")[2], re.MULTILINE)
-    printed = drawn[1].splitlines()
-    assert len(rows) > 30 and not set(rows) - set(printed), set(rows) - set(printed)
+    searched = (ROOT / "baselines" / "README.md").read_text().partition("\n## Settings searched\n")[2]
+    for text in (page.partition("\n## Returns\n")[2], searched):
+        rows = re.findall(r"^\|.*\|$", text, re.MULTILINE)
+        printed = drawn[1].splitlines()
+        assert len(rows) > 25 and not set(rows) - set(printed), set(rows) - set(printed)
     figures = re.findall(r"!\[.+\]\((figures/\S+)\)", page)
     assert len(figures) >= 5 and all((ROOT / "results" / figure).is_file() for figure in figures)
 
@@ -177,7 +180,7 @@ def test_success_rates_in_the_readme():
     """Before and after the online phase, and of its last training episodes, seed by seed."""
     with open(ROOT / "results" / "offline_to_online_small.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "offline_to_online" / "README.md").read_text()
 
     def cell(env, script, before, after):
         mine = {(row["seed"], int(row["step"])): row for row in rows if (row["env"], row["script"]) == (env, script)}

@@ -68,6 +68,7 @@ VARIANTS = {
     "post_norm": "post-norm",
     "bounded_candidate": "candidate through tanh",
     "candidate_1": "one layer in the candidate",
+    "log_std_max_0": "\u03c3 at most 1, not e\u00b2",
     "starts_50k": "50k random steps, not 5k",
     "K_1": "K = 1",
     "K_2": "K = 2",

@@ -13,8 +13,8 @@
 #   baselines      returns of PPO, QSM, DIME, FlowRL and the paper's SAC beside those of from-scratch
 #   baselines-search   what their presets were chosen by: 30k steps, one seed (FlowRL's tau: 100k; DIME's
 #                  scale and QSM's M on Walker2d also 100k, all seeds); with --small alone
-#   ablations      one change at a time, on HalfCheetah-v4: drift, density, temperature, normalisation, K, critic; and
-#                  the depth of Flow-G's candidate, on three tasks
+#   ablations      one change at a time, on HalfCheetah-v4: drift, density, temperature, normalisation, K, critic; the
+#                  normalisation and Flow-T's bound of sigma on Hopper-v4 too, Flow-G's depth there and on Walker2d-v4
 #   offline-to-online   success rates on manipulation tasks, from data made here (--small) or the official files
 #
 #   --small           critics 256 wide, batches of 256, 100k steps, 5k of them random, 3 seeds; else 1M steps, 5 seeds
@@ -216,33 +216,34 @@ END
         ;;
     ablations)
         task=HalfCheetah-v4
-        sweep "sac_gaussian.py $flows" "$task"
+        sweep "sac_gaussian.py $flows" "$task Hopper-v4"
         [ $figures_only -eq 1 ] || run "$python" scripts/forks.py
         [ $size = full ] || flags=("${small[@]}" --total-timesteps 60000)
         forks=runs/forks
-        # Variant, scripts of which one is one run each, flags: the results' --exp-name is SCRIPT-VARIANT.
-        while read -r variant scripts rest; do
+        # Variant, scripts of which one is one run each, tasks, flags: the results' --exp-name is SCRIPT-VARIANT.
+        while read -r variant scripts tasks rest; do
             read -r -a words <<<"$rest"
             for script in ${scripts//,/ }; do
                 name=sac_$script file=sac_$script.py
                 case $variant in no_log_std | post_norm) file=$forks/${name}_$variant.py ;; esac
-                sweep "$file" "$task" --exp-name "$name-$variant" ${words[@]+"${words[@]}"} </dev/null
+                sweep "$file" "${tasks//,/ }" --exp-name "$name-$variant" ${words[@]+"${words[@]}"} </dev/null
             done
         done <<'END'
-drift flow_g,flow_t --drift-correction
-no_log_std flow_g,flow_t
-alpha_0.2 flow_g,flow_t --alpha 0.2
-entropy_-d flow_g,flow_t --target-entropy -6
-no_normalize_obs gaussian,flow_g,flow_t --no-normalize-obs
-post_norm flow_t
-bounded_candidate flow_g --bounded-candidate
-K_1 flow_naive,flow_g,flow_t --sampling-steps 1
-K_2 flow_naive,flow_g,flow_t --sampling-steps 2
-no_crossq gaussian,flow_g,flow_t --no-crossq
+drift flow_g,flow_t HalfCheetah-v4 --drift-correction
+no_log_std flow_g,flow_t HalfCheetah-v4
+alpha_0.2 flow_g,flow_t HalfCheetah-v4 --alpha 0.2
+entropy_-d flow_g,flow_t HalfCheetah-v4 --target-entropy -6
+no_normalize_obs gaussian,flow_g,flow_t HalfCheetah-v4,Hopper-v4 --no-normalize-obs
+post_norm flow_t HalfCheetah-v4
+bounded_candidate flow_g HalfCheetah-v4 --bounded-candidate
+log_std_max_0 flow_t Hopper-v4 --log-std-max 0
+K_1 flow_naive,flow_g,flow_t HalfCheetah-v4 --sampling-steps 1
+K_2 flow_naive,flow_g,flow_t HalfCheetah-v4 --sampling-steps 2
+no_crossq gaussian,flow_g,flow_t HalfCheetah-v4 --no-crossq
 END
         [ $size = full ] || flags=("${small[@]}" --total-timesteps 100000)
         # On three tasks, over the whole length: what the candidate's depth changes shows on Hopper-v4.
-        sweep sac_flow_g.py "Hopper-v4 Walker2d-v4"
+        sweep sac_flow_g.py Walker2d-v4
         sweep sac_flow_g.py "$task Hopper-v4 Walker2d-v4" --exp-name sac_flow_g-candidate_1 --candidate-layers 1
         if [ $size = small ]; then # needs longer runs; at full size it is the default
             for script in flow_g flow_t; do

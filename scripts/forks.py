@@ -8,6 +8,8 @@
     sac_flow_{g,t,naive}_last_step   entropy of the last step alone, given A_{K-1}: a lower bound of the action's
                                  entropy, as the path's is not; with --target-entropy -d and --alpha 0.2, the Gaussian's
     sac_flow_naive_gaussian      the same from A_0 = 0: with --sampling-steps 1 the tanh-Gaussian of sac_gaussian.py
+    sac_{gaussian,flow_g,flow_t,flow_naive}_renorm   BatchRenorm's corrections on the actor's observation from the first
+                                 update on, not after 100 000: the actor is trained on about what it acts with
     sac_flow_t_post_norm         LayerNorm behind every residual sum, as the authors' Flow-T has it, not before
 
 Each is its script with the lines below replaced, and runs alone like it.
@@ -43,6 +45,7 @@ POST_NORM = [
     ),
     ("self.norm, self.head = nn.LayerNorm(d, eps=1e-6), ", "self.norm, self.head = nn.Identity(), "),
 ]
+RENORM = [("BatchRenorm(obs_dim) if args.normalize_obs", "BatchRenorm(obs_dim, warmup=0) if args.normalize_obs")]
 FORKS = {
     "sac_flow_g_no_log_std": ("sac_flow_g.py", NO_LOG_STD),
     "sac_flow_t_no_log_std": ("sac_flow_t.py", NO_LOG_STD),
@@ -51,7 +54,7 @@ FORKS = {
     "sac_flow_naive_last_step": ("sac_flow_naive.py", LAST_STEP),
     "sac_flow_naive_gaussian": ("sac_flow_naive.py", GAUSSIAN),
     "sac_flow_t_post_norm": ("sac_flow_t.py", POST_NORM),
-}
+} | {f"sac_{name}_renorm": (f"sac_{name}.py", RENORM) for name in ("gaussian", "flow_g", "flow_t", "flow_naive")}
 
 
 def fork(name: str) -> str:

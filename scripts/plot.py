@@ -65,6 +65,7 @@ VARIANTS = {
     "alpha_0.2": "initial temperature 0.2",
     "entropy_-d": "target entropy \u2212d",
     "no_normalize_obs": "actor sees raw observations",
+    "renorm": "observation\u2019s renormalisation from the start",
     "post_norm": "post-norm",
     "bounded_candidate": "candidate through tanh",
     "candidate_1": "one layer in the candidate",

@@ -225,7 +225,7 @@ END
             read -r -a words <<<"$rest"
             for script in ${scripts//,/ }; do
                 name=sac_$script file=sac_$script.py
-                case $variant in no_log_std | post_norm) file=$forks/${name}_$variant.py ;; esac
+                case $variant in no_log_std | post_norm | renorm) file=$forks/${name}_$variant.py ;; esac
                 sweep "$file" "${tasks//,/ }" --exp-name "$name-$variant" ${words[@]+"${words[@]}"} </dev/null
             done
         done <<'END'
@@ -234,6 +234,7 @@ no_log_std flow_g,flow_t HalfCheetah-v4
 alpha_0.2 flow_g,flow_t HalfCheetah-v4 --alpha 0.2
 entropy_-d flow_g,flow_t HalfCheetah-v4 --target-entropy -6
 no_normalize_obs gaussian,flow_g,flow_t HalfCheetah-v4,Hopper-v4 --no-normalize-obs
+renorm gaussian,flow_g,flow_t HalfCheetah-v4,Hopper-v4
 post_norm flow_t HalfCheetah-v4
 bounded_candidate flow_g HalfCheetah-v4 --bounded-candidate
 log_std_max_0 flow_t Hopper-v4 --log-std-max 0

@@ -97,7 +97,7 @@ class Args:
 
 # sync: end
 # The scale takes a trained agent's reward per step to about 1, as in the authors' tasks. M on HalfCheetah, Hopper
-# and Walker2d is the best of those tried, and elsewhere a guess (results/README.md).
+# and Walker2d is the best of those tried, and elsewhere a guess (baselines/README.md).
 PUBLISHED = {"q_grad_coeff": 50.0, "reward_scale": 1.0}
 PRESETS = {
     "InvertedPendulum": {"q_grad_coeff": 0.3, "reward_scale": 1.0},

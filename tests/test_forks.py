@@ -35,7 +35,8 @@ def test_what_a_fork_changes(fork):
         obs = 0.5 + 2 * torch.randn(64, 3).double()
         acting, training, theirs = mine.norm.eval()(obs), mine.norm.train()(obs), theirs.norm.train()(obs)
         torch.testing.assert_close(training, acting)
-        return torch.testing.assert_close(theirs.mean(0), torch.zeros(3).double())
+        torch.testing.assert_close(theirs.mean(0), torch.zeros(3).double())
+        return
     mine.load_state_dict(theirs.state_dict(), strict=False)
     obs, noise = torch.randn(5, 3).double(), mine.draw_noise(5, torch.Generator().manual_seed(0)).double()
     (path, log_stds), (their_path, their_log_stds) = (actor.rollout(obs, noise) for actor in (mine, theirs))

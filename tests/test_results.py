@@ -176,6 +176,43 @@ def test_target_networks_with_one_layer_in_the_decisions_log(tmp_path):
     assert f"it has {here} with target networks against {before}, {end}, over training {whole}" in log
 
 
+def test_differences_in_the_readme_are_printed(drawn):
+    differences = re.findall(r"[+-]\d+ \[[+-]\d+, [+-]\d+\]", (ROOT / "README.md").read_text())
+    assert len(differences) >= 2 and all(difference in drawn[1] for difference in differences), differences
+
+
+def test_one_change_at_a_time_in_the_decisions_log():
+    """Evaluations at 60 000 steps, seed by seed, with the change; and the table of the bound of sigma."""
+    with open(ROOT / "results" / "small.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if int(row["step"]) <= 60000]
+    log = " ".join((ROOT / "results" / "DECISIONS.md").read_text().split())
+
+    def values(script, env, tag, step=None):
+        mine = [row for row in rows if (row["script"], row["env"]) == (script, env)]
+        mine = [row for row in mine if row["sampling_steps"] in ("", "4") and step in (None, row["step"])]
+        series = [[float(row[tag]) for row in mine if row["seed"] == seed] for seed in "123"]
+        return [f"{sum(one) / len(one):.0f}" for one in series]
+
+    for script, env in (
+        ("sac_flow_t-drift", "HalfCheetah-v4"),
+        ("sac_flow_t-no_normalize_obs", "HalfCheetah-v4"),
+        ("sac_gaussian-no_normalize_obs", "HalfCheetah-v4"),
+        ("sac_gaussian-no_normalize_obs", "Hopper-v4"),
+        ("sac_gaussian-renorm", "HalfCheetah-v4"),
+        ("sac_gaussian-renorm", "Hopper-v4"),
+    ):
+        for name in (script, script.partition("-")[0]):
+            one, two, three = values(name, env, "eval_return", "60000")
+            assert f" {one}, {two} and {three}" in log, (name, env)
+    for kind, tag, step in (
+        ("training return at 40 000 steps", "train_return", "40000"),
+        ("mean of the six evaluations", "eval_return", None),
+        ("evaluation at 60 000 steps", "eval_return", "60000"),
+    ):
+        cells = [values(script, "Hopper-v4", tag, step) for script in ("sac_flow_t", "sac_flow_t-log_std_max_0")]
+        assert f"| {kind} | {' | '.join(map(', '.join, cells))} |" in log, cells
+
+
 def test_success_rates_in_the_readme():
     """Before and after the online phase, and of its last training episodes, seed by seed."""
     with open(ROOT / "results" / "offline_to_online_small.csv", newline="") as file:
@@ -194,6 +231,13 @@ def test_success_rates_in_the_readme():
         if script != "sac_gaussian":
             cells = cell("can", f"o2o_{script}", 5000, 15000), cell(CUBE, f"o2o_{script}", 10000, 30000)
             assert f"\n| {name} | {' | '.join(cells)} |\n" in readme, (name, cells)
+    short = " ".join((ROOT / "README.md").read_text().split())
+    (before, after), (theirs, gained) = (
+        [part.split() for part in cell(CUBE, script, 10000, 30000).partition(" (")[0].split(" → ")]
+        for script in ("o2o_sac_flow_g", "o2o_qc_fql")
+    )
+    assert f"Flow-G goes from {' and '.join(before)} to {' and '.join(after)} success on cube-single" in short
+    assert f"QC-FQL from {' and '.join(theirs)} to {' and '.join(gained)}." in short
 
 
 def test_success_rates_in_the_decisions_log():

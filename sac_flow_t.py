@@ -465,11 +465,12 @@ def has_compiler(device: torch.device) -> bool:
     return any(map(shutil.which, names))
 
 
-# sync: hold-sigint
+# sync: hold-signals
 @contextmanager
-def hold_sigint():
-    """Ctrl-C waits until the end: torch.compile runs a C++ compiler in there, which it would end as well."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
+def hold_signals():
+    """Signals to stop wait until the end: torch.compile runs a C++ compiler in there, which may get them as well."""
+    stop, posix = {signal.SIGINT, signal.SIGTERM}, hasattr(signal, "pthread_sigmask")
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, stop) if posix else None
     try:
         yield
     finally:
@@ -702,7 +703,7 @@ def main(args: Args) -> str:
     critic_loss_fn, actor_loss_fn, act_fn = functions
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.bf16)
 
-    @hold_sigint()
+    @hold_signals()
     def act(obs: np.ndarray) -> np.ndarray:
         obs_tensor = torch.as_tensor(obs, dtype=torch.float32, device=device)[None]
         with blas_products():
@@ -717,7 +718,7 @@ def main(args: Args) -> str:
             if isinstance(norm, BatchRenorm):
                 norm.track()
 
-    @hold_sigint()
+    @hold_signals()
     def update(with_actor: bool) -> dict[str, torch.Tensor]:
         """Update the critic and, with_actor, actor and temperature; returns tag -> value to log, on the device."""
         batch, noise = buffer.sample(args.batch_size, generator), actor.draw_noise(args.batch_size, generator)

@@ -480,11 +480,12 @@ def has_compiler(device: torch.device) -> bool:
     return any(map(shutil.which, names))
 
 
-# sync: hold-sigint
+# sync: hold-signals
 @contextmanager
-def hold_sigint():
-    """Ctrl-C waits until the end: torch.compile runs a C++ compiler in there, which it would end as well."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
+def hold_signals():
+    """Signals to stop wait until the end: torch.compile runs a C++ compiler in there, which may get them as well."""
+    stop, posix = {signal.SIGINT, signal.SIGTERM}, hasattr(signal, "pthread_sigmask")
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, stop) if posix else None
     try:
         yield
     finally:
@@ -712,8 +713,8 @@ def main(args: Args) -> str:
     functions = critic_loss, mean_value, actor.step, actor_view.step
     if args.compile and has_compiler(device):
         # With all guards, unlike the other scripts: one method of two modules is compiled.
-        # Evaluation and the spread call them too, and compile again for their batches: Ctrl-C waits there as well.
-        functions = (hold_sigint()(torch.compile(function, dynamic=False)) for function in functions)
+        # Evaluation and the spread call them too, and compile again for their batches: signals wait there too.
+        functions = (hold_signals()(torch.compile(function, dynamic=False)) for function in functions)
     elif args.compile:
         print("no compiler found: running without torch.compile, slower")
     critic_loss_fn, mean_value_fn, actor.step, actor_view.step = functions
@@ -721,7 +722,7 @@ def main(args: Args) -> str:
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.bf16)
 
     # sync: main/act
-    @hold_sigint()
+    @hold_signals()
     def act(obs: np.ndarray) -> np.ndarray:
         obs_tensor = torch.as_tensor(obs, dtype=torch.float32, device=device)[None]
         with blas_products():
@@ -768,7 +769,7 @@ def main(args: Args) -> str:
             metrics["losses/alpha_loss"] = loss.detach()
         return metrics
 
-    @hold_sigint()
+    @hold_signals()
     def update(number: int) -> dict[str, torch.Tensor]:
         """The updates of the number-th step with updates, from 1; returns tag -> value to log, on the device."""
         metrics = {}

@@ -384,11 +384,12 @@ def has_compiler(device: torch.device) -> bool:
     return any(map(shutil.which, names))
 
 
-# sync: hold-sigint
+# sync: hold-signals
 @contextmanager
-def hold_sigint():
-    """Ctrl-C waits until the end: torch.compile runs a C++ compiler in there, which it would end as well."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
+def hold_signals():
+    """Signals to stop wait until the end: torch.compile runs a C++ compiler in there, which may get them as well."""
+    stop, posix = {signal.SIGINT, signal.SIGTERM}, hasattr(signal, "pthread_sigmask")
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, stop) if posix else None
     try:
         yield
     finally:
@@ -626,7 +627,7 @@ def main(args: Args) -> str:
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.bf16)
 
     # sync: main/act
-    @hold_sigint()
+    @hold_signals()
     def act(obs: np.ndarray) -> np.ndarray:
         obs_tensor = torch.as_tensor(obs, dtype=torch.float32, device=device)[None]
         with blas_products():
@@ -639,7 +640,7 @@ def main(args: Args) -> str:
         loss.backward()
         optimizer.step()
 
-    @hold_sigint()
+    @hold_signals()
     def update(number: int) -> dict[str, torch.Tensor]:
         """Update number `number`, from 1; returns tag -> value to log, on the device."""
         recent = round(args.recent_fraction * args.batch_size)

@@ -351,11 +351,12 @@ def has_compiler(device: torch.device) -> bool:
     return any(map(shutil.which, names))
 
 
-# sync: hold-sigint
+# sync: hold-signals
 @contextmanager
-def hold_sigint():
-    """Ctrl-C waits until the end: torch.compile runs a C++ compiler in there, which it would end as well."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
+def hold_signals():
+    """Signals to stop wait until the end: torch.compile runs a C++ compiler in there, which may get them as well."""
+    stop, posix = {signal.SIGINT, signal.SIGTERM}, hasattr(signal, "pthread_sigmask")
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, stop) if posix else None
     try:
         yield
     finally:
@@ -586,7 +587,7 @@ def main(args: Args) -> str:
     loss_fn, sample_fn = functions
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.bf16)
 
-    @hold_sigint()
+    @hold_signals()
     def update(fraction: float) -> dict[str, torch.Tensor]:
         """Use up the rollout, at this fraction of --total-timesteps; returns tag -> value to log, on the device."""
         rollout = buffer.columns()
@@ -690,7 +691,7 @@ def main(args: Args) -> str:
         if actor.moments is not None:
             actor.moments.update(obs_tensor)
         normal_obs, noise = actor.normalize(obs_tensor[None]), actor.draw_noise(1, generator)
-        with blas_products(), hold_sigint():
+        with blas_products(), hold_signals():
             x = sample_fn(normal_obs, noise)
         action = actor.to_env(x)[0].cpu().numpy().clip(box.low, box.high)
         # sync: main/step

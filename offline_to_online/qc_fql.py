@@ -608,11 +608,12 @@ def has_compiler(device: torch.device) -> bool:
     return any(map(shutil.which, names))
 
 
-# sync: hold-sigint
+# sync: hold-signals
 @contextmanager
-def hold_sigint():
-    """Ctrl-C waits until the end: torch.compile runs a C++ compiler in there, which it would end as well."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
+def hold_signals():
+    """Signals to stop wait until the end: torch.compile runs a C++ compiler in there, which may get them as well."""
+    stop, posix = {signal.SIGINT, signal.SIGTERM}, hasattr(signal, "pthread_sigmask")
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, stop) if posix else None
     try:
         yield
     finally:
@@ -837,7 +838,7 @@ def main(args: Args) -> str:
             chunk = actor_view(obs_tensor, draw_noise(1, generator)).clamp(-1, 1)
         return chunk.view(args.horizon_length, action_dim).cpu().numpy()
 
-    @hold_sigint()
+    @hold_signals()
     def update(online: bool) -> dict[str, torch.Tensor]:
         """One update, the same offline and online; returns tag -> value to log, on the device."""
         batch = buffer.sample(args.batch_size, args.horizon_length, args.gamma, generator)

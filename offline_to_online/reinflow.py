@@ -634,11 +634,12 @@ def has_compiler(device: torch.device) -> bool:
     return any(map(shutil.which, names))
 
 
-# sync: hold-sigint
+# sync: hold-signals
 @contextmanager
-def hold_sigint():
-    """Ctrl-C waits until the end: torch.compile runs a C++ compiler in there, which it would end as well."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
+def hold_signals():
+    """Signals to stop wait until the end: torch.compile runs a C++ compiler in there, which may get them as well."""
+    stop, posix = {signal.SIGINT, signal.SIGTERM}, hasattr(signal, "pthread_sigmask")
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, stop) if posix else None
     try:
         yield
     finally:
@@ -1003,7 +1004,7 @@ def main(args: Args) -> str:
             batch = buffer.sample(args.batch_size, args.horizon_length, 1.0, generator)
             noise = actor.draw_noise(args.batch_size, generator)[0]
             t = torch.rand(args.batch_size, 1, generator=generator, device=device)
-            with hold_sigint():
+            with hold_signals():
                 loss = flow_loss_fn(actor, batch, noise, t)
                 descend(pretrain_optimizer, loss, actor)
             with torch.no_grad():  # or the average would drag along the graph of all its updates

@@ -723,11 +723,12 @@ def has_compiler(device: torch.device) -> bool:
     return any(map(shutil.which, names))
 
 
-# sync: hold-sigint
+# sync: hold-signals
 @contextmanager
-def hold_sigint():
-    """Ctrl-C waits until the end: torch.compile runs a C++ compiler in there, which it would end as well."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
+def hold_signals():
+    """Signals to stop wait until the end: torch.compile runs a C++ compiler in there, which may get them as well."""
+    stop, posix = {signal.SIGINT, signal.SIGTERM}, hasattr(signal, "pthread_sigmask")
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, stop) if posix else None
     try:
         yield
     finally:
@@ -954,7 +955,7 @@ def main(args: Args) -> str:
             chunk = actor_view.act(obs_tensor, actor.draw_noise(1, generator), deterministic)
         return chunk.view(args.horizon_length, action_dim).cpu().numpy()
 
-    @hold_sigint()
+    @hold_signals()
     def update(online: bool) -> dict[str, torch.Tensor]:
         """One update; joint pretraining takes two gradient steps, as the authors' code does. Returns tag -> value."""
         batch = buffer.sample(args.batch_size, args.horizon_length, args.gamma, generator)

@@ -273,12 +273,14 @@ def test_a_signal_ends_the_run_with_its_code_and_the_resume_command(phase, call,
     assert_same(results(stopped.path), undisturbed("sac_flow_g"))
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
 @pytest.mark.parametrize(("phase", "call"), [("compiling the backward pass", 5), ("compiling the policy", 2)])
 @pytest.mark.parametrize("script", ["sac_flow_g", "sac_gaussian"])
-def test_ctrl_c_leaves_the_compiler_alone(phase, call, script, start, undisturbed):
-    """A terminal sends SIGINT to the compiler as well, whose end would be that of the run, with a traceback."""
-    stopped = start(script, (hook_signal, phase, signal.SIGINT, call))
-    assert stopped.code == 130 and not stopped.err, stopped
+def test_a_signal_leaves_the_compiler_alone(phase, call, script, number, start, undisturbed):
+    """A terminal sends SIGINT to the compiler as well, and `timeout` SIGTERM; its end would be the run's, with a
+    traceback."""
+    stopped = start(script, (hook_signal, phase, number, call))
+    assert stopped.code == 128 + number and not stopped.err, stopped
     assert f"{script}.py --resume {stopped.path}\n" in stopped.out
     assert start(script, resume=stopped.path).code == 0
     assert_same(results(stopped.path), undisturbed(script))

@@ -71,13 +71,12 @@ VARIANTS = {
     "candidate_1": "one layer in the candidate",
     "log_std_max_0": "\u03c3 at most 1, not e\u00b2",
     "starts_50k": "50k random steps, not 5k",
-    "K_1": "K = 1",
-    "K_2": "K = 2",
     "no_crossq": "target networks, not CrossQ",
 }
 RETURNS = {"eval_return": "undiscounted evaluation return", "train_return": "undiscounted training return"}
 RETURNS |= {"eval/success": "success rate of evaluation"}
 SYMBOLS = {"sampling_steps": "K"}
+DEFAULT_K = 4  # the scripts' and the paper's
 KEYS = ("run", "script", "env", "seed", "step", "finished")
 NOT_FLAGS = ("train_return", "train_episodes", "eval_return", "eval_return_std", "steps_per_second", "bytes", "line")
 # Mean undiscounted return of uniformly random actions over 50 to 1000 episodes: the zero of the normalised score.
@@ -561,15 +560,16 @@ def steps(args: Args, data: pd.DataFrame):
         row[0].set_ylabel(RETURNS[metric])
     for ax in axes[-1]:
         ax.set_xlabel("environment steps")
-    print(f"{RETURNS[metric].capitalize()}, and its difference from the smallest K with a 95 % bootstrap interval\n")
-    print(f"| | | K | step | mean (seeds) | minus K = {values[0]} |\n|---|---|---|---|---|---|")
+    base = DEFAULT_K if DEFAULT_K in values else values[0]
+    print(f"{RETURNS[metric].capitalize()}, and its difference from K = {base} with a 95 % bootstrap interval\n")
+    print(f"| | | K | step | mean (seeds) | minus K = {base} |\n|---|---|---|---|---|---|")
     for (env, panel), mine in data.groupby(["env", "panel"]):
         tables = {k: by_seed(rows, metric).dropna() for k, rows in mine.groupby("sampling_steps")}
-        first = tables.get(values[0])
+        first = tables.get(base)
         for k, table in tables.items():
             both = table.index if first is None else table.index.intersection(first.index)
             end, cell = table.loc[both[-1]].to_numpy(), ""
-            if first is not None and k != values[0]:
+            if first is not None and k != base:
                 ends = [end, first.loc[both[-1]].to_numpy()]
                 cell = f"{minus(*ends):+.0f}{bounds(ends, minus, '+.0f')}"
             print(f"| {env} | {panel} | {k} | {both[-1]} | {end.mean():.0f} ({len(end)}) | {cell} |")

@@ -8,12 +8,12 @@
 #
 #   from-scratch   returns on MuJoCo over training, aggregate, table of the returns at the end
 #   gradients      gradient norm at every rollout step over training (Figure 6)
-#   steps          sampling steps K in {4, 7, 10} (Figure 7)
+#   steps          sampling steps K in {4, 7, 10} (Figure 7), and 1 and 2
 #   speed          environment steps per second of the runs above; not in the paper
 #   baselines      returns of PPO, QSM, DIME, FlowRL and the paper's SAC beside those of from-scratch
 #   baselines-search   what their presets were chosen by: 30k steps, one seed (FlowRL's tau: 100k; DIME's
 #                  scale and QSM's M on Walker2d also 100k, all seeds); with --small alone
-#   ablations      one change at a time, on HalfCheetah-v4: drift, density, temperature, normalisation, K, critic; the
+#   ablations      one change at a time, on HalfCheetah-v4: drift, density, temperature, normalisation, critic; the
 #                  normalisation and Flow-T's bound of sigma on Hopper-v4 too, Flow-G's depth there and on Walker2d-v4
 #   offline-to-online   success rates on manipulation tasks, from data made here (--small) or the official files
 #
@@ -137,7 +137,7 @@ for entry in "${entries[@]}"; do
     case $entry in
     from-scratch)
         sweep "sac_gaussian.py $flows" "$all"
-        draw "$four and $(among "$all") and sampling_steps not in [7, 10]" curves aggregate table --returns both
+        draw "$four and $(among "$all") and sampling_steps not in [1, 2, 7, 10]" curves aggregate table --returns both
         ;;
     gradients)
         sweep "$flows" "$all"
@@ -145,15 +145,15 @@ for entry in "${entries[@]}"; do
         ;;
     steps)
         sweep "$flows" "$few"
-        # At small size K = 7 and 10 run for 60k steps, and are compared there.
+        # At small size the other K run for 60k steps, and are compared there.
         [ $size = full ] || flags=("${small[@]}" --total-timesteps 60000)
-        for k in 7 10; do sweep "$flows" "$few" --sampling-steps $k; done
+        for k in 1 2 7 10; do sweep "$flows" "$few" --sampling-steps $k; done
         [ $size = full ] || flags=("${small[@]}" --total-timesteps 100000)
         draw "$four and $(among "$few")$until" steps table --by sampling_steps
         ;;
     speed)
         sweep "sac_gaussian.py $flows" "$all"
-        draw "$four and $(among "$all") and sampling_steps not in [7, 10]" speed
+        draw "$four and $(among "$all") and sampling_steps not in [1, 2, 7, 10]" speed
         ;;
     baselines)
         prefix=${size}_baselines_ tasks="HalfCheetah-v4 Hopper-v4 Walker2d-v4" usual=(${flags[@]+"${flags[@]}"})
@@ -166,7 +166,7 @@ for entry in "${entries[@]}"; do
         sweep baselines/ppo.py "$tasks"
         flags=(${usual[@]+"${usual[@]}"})
         # PPO goes on ten times as long at small size, and is in the table at the end of that.
-        where="not script.str.contains('-') and $(among "$tasks") and sampling_steps not in [7, 10]"
+        where="not script.str.contains('-') and $(among "$tasks") and sampling_steps not in [1, 2, 7, 10]"
         draw "$where" table --returns both
         [ $size = full ] || where+=" and step <= 100000"
         draw "$where" curves
@@ -238,8 +238,6 @@ renorm gaussian,flow_g,flow_t HalfCheetah-v4,Hopper-v4
 post_norm flow_t HalfCheetah-v4
 bounded_candidate flow_g HalfCheetah-v4 --bounded-candidate
 log_std_max_0 flow_t Hopper-v4 --log-std-max 0
-K_1 flow_naive,flow_g,flow_t HalfCheetah-v4 --sampling-steps 1
-K_2 flow_naive,flow_g,flow_t HalfCheetah-v4 --sampling-steps 2
 no_crossq gaussian,flow_g,flow_t HalfCheetah-v4 --no-crossq
 END
         [ $size = full ] || flags=("${small[@]}" --total-timesteps 100000)
@@ -251,7 +249,7 @@ END
                 sweep "sac_$script.py" "$task" --exp-name "sac_$script-starts_50k" --learning-starts 50000
             done
         fi
-        draw "sampling_steps not in [7, 10]" ablations
+        draw "sampling_steps not in [1, 2, 7, 10]" ablations
         ;;
     offline-to-online)
         store=offline_to_online_$size prefix=${store}_ usual=(${flags[@]+"${flags[@]}"})

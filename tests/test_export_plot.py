@@ -267,8 +267,8 @@ def test_ablations_set_a_variant_beside_its_script(plot, table, tmp_path, capsys
     """The difference at the variant's end, which may be before the script's, and over training up to there."""
     for seed in (1, 2, 3):
         write_run(tmp_path / "runs", "sac_flow_g-drift", "Toy-v0", seed, 200, total_timesteps=200, sampling_steps=4)
-        flags = {"offset": 700.0, "total_timesteps": 200, "sampling_steps": 1}
-        path = write_run(tmp_path / "runs", "sac_flow_t-K_1", "Toy-v1", seed, until=100, **flags)
+        flags = {"offset": 700.0, "total_timesteps": 200, "sampling_steps": 4}
+        path = write_run(tmp_path / "runs", "sac_flow_t-post_norm", "Toy-v1", seed, until=100, **flags)
         write_scalars(SummaryWriter(str(path)), range(101, 201), seed, 500.0, 200)  # better than without it, then worse
     run_export(tmp_path / "runs", table=table)
     flags = {"figures": ["ablations"], "csv": table, "out": tmp_path}
@@ -276,9 +276,9 @@ def test_ablations_set_a_variant_beside_its_script(plot, table, tmp_path, capsys
     out = capsys.readouterr().out
     both = "-300 [-301, -299]"
     assert f"| Toy-v0 | drift correction (14) | Flow-G | 2002 (3) | 2302 (3) | {both} | {both} |" in out
-    assert "| Toy-v1 | K = 1 | Flow-T | 2502 (3) | 2602 (3) | -100 [-101, -99] | +0 [-1, +1] |" in out
+    assert "| Toy-v1 | post-norm | Flow-T | 2502 (3) | 2602 (3) | -100 [-101, -99] | +0 [-1, +1] |" in out
     drawn = (tmp_path / "ablations.svg").read_text()
-    assert "Toy-v0, drift correction (14)" in drawn and "Toy-v1, K = 1" in drawn
+    assert "Toy-v0, drift correction (14)" in drawn and "Toy-v1, post-norm" in drawn
     plot.main(plot.Args(figures=["table"], csv=table))
     assert "\n| Flow-G, drift correction (14) | 2002 " in capsys.readouterr().out
     for where in ("script != 'sac_flow_g'", "not script.str.contains('-')"):

@@ -12,11 +12,11 @@
     gradients   gradient norm of the actor's loss at every rollout step over training (the paper's Figure 6), and as
                 Markdown its mean over the second half
     steps       returns over training for every number of sampling steps K (the paper's Figure 7), and as Markdown the
-                differences from the smallest K at the last step that both have
+                differences from K = 4 (without it the smallest) at the last step that both have
     speed       environment steps per second
     ablations   returns of each script's variants, whose --exp-name is SCRIPT-VARIANT, beside its own, and the
                 differences at the end as Markdown
-    table       returns at the end as Markdown on standard output
+    table       returns at the end, and their differences from --baseline, as Markdown on standard output
 
 A line pools runs that differ in nothing but the seed: where other flags differ, the script says which, and --where or
 --by resolves it. Bands are 95 % percentile bootstrap intervals over seeds; aggregates resample within each environment
@@ -672,6 +672,26 @@ def table(args: Args, data: pd.DataFrame):
                 cells.append(f"{values.mean():.{digits}f}{spread} ({len(values)}){when}" if len(values) else "\u2013")
             print(f"| {line} | {' | '.join(cells)} |")
         print()
+        if label(args.baseline) in lines and len(lines) > 1 and not args.by:
+            differences(data, metric, label(args.baseline), lines, envs)
+
+
+def differences(data: pd.DataFrame, metric: str, baseline: str, lines: list[str], envs: list[str]):
+    """Every line minus the baseline, environment by environment, as Markdown."""
+    print(f"Minus {baseline}: at the last step that both have, then the means over training up to there, each with its")
+    print("95 % bootstrap interval\n")
+    print(f"| | {' | '.join(f'{env}, at the end | over training' for env in envs)} |\n|{'---|' * (2 * len(envs) + 1)}")
+    for line in (line for line in lines if line != baseline):
+        cells = []
+        for env in envs:
+            two = [data[(data.line == which) & (data.env == env)] for which in (line, baseline)]
+            two = [by_seed(rows, metric).dropna() for rows in two]
+            steps = two[0].index.intersection(two[1].index)
+            for part in (steps[-1:], steps):
+                pair = [table.loc[part].mean().to_numpy() for table in two]
+                cells.append(f"{minus(*pair):+.0f}{bounds(pair, minus, '+.0f')}" if len(steps) else "\u2013")
+        print(f"| {line} | {' | '.join(cells)} |")
+    print()
 
 
 FIGURES = {function.__name__: function for function in (curves, aggregate, gradients, steps, speed, ablations, table)}

@@ -189,6 +189,8 @@ def test_a_line_of_another_length_is_shown_at_its_own_end(plot, table, tmp_path,
     out = capsys.readouterr().out
     assert "| | Toy-v0 at 300 | Toy-v1 at 300 |" in out and "| Flow-G | 3302 \u00b1 1 (3) | 3302 \u00b1 1 (3) |" in out
     assert "| PPO | 6002 \u00b1 1 (2) at 600 | \u2013 |" in out
+    assert "| PPO | -0 [-2, +1] | -0 [-2, +1] | \u2013 | \u2013 |" in out, "minus the Gaussian, at 300 and up to there"
+    assert "| Flow-T | +600 [+599, +601] | +600 [+599, +601] | +600 " in out and "| Gaussian | +" not in out
 
 
 def test_a_row_without_an_evaluation_is_not_the_end(plot, table, tmp_path, capsys):

@@ -26,6 +26,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 import warnings
 from contextlib import contextmanager, suppress
@@ -126,6 +127,7 @@ def make_env(args: Args, video_dir: str | None = None) -> gym.Env:
     require(fits, f"--env-id {args.env_id}: actions are {box}; choose a task with a bounded one-dimensional Box")
     flat = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
     require(flat, f"--env-id {args.env_id}: observations are {space}, not a flat Box; wrap it in FlattenObservation")
+    env = gym.wrappers.TransformObservation(env, np.array, space)  # some tasks change one array in place
     return gym.wrappers.RecordVideo(env, video_dir, episode_trigger=lambda _: True) if video_dir else env
 
 
@@ -331,7 +333,7 @@ class Actor(nn.Module):
     # sync: path-density
     def log_prob(self, path: list, log_stds: list, noise: torch.Tensor) -> torch.Tensor:
         """Log-density (B,) of the path and its action. The A_k were drawn from the noise, so no residual is recomputed;
-        every factor keeps its -log(sigma sqrt(dt)), the only term by which the entropy reaches the noise head."""
+        every factor keeps its -log(sigma sqrt(dt)), the term by which entropy asks for more noise."""
         gaussian = -0.5 * (noise.square() + math.log(2 * math.pi)).sum(dim=(0, 2))
         step_scale = sum(log_stds).sum(-1) - 0.5 * self.K * self.action_dim * math.log(self.K)
         return gaussian - step_scale - self.log_det(path[-1])
@@ -459,18 +461,18 @@ def blas_products():
 
 # sync: compiler
 def has_compiler(device: torch.device) -> bool:
-    """Whether torch.compile finds its compiler: of C++ on a CPU, of C, for Triton's launchers, on CUDA."""
+    """Whether torch.compile finds Python.h and its compiler: of C++ on a CPU, of C, for Triton's launchers, on CUDA."""
     usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
     names = (os.environ.get("CXX", usual),) if device.type == "cpu" else (os.environ.get("CC", "gcc"), "clang")
-    return any(map(shutil.which, names))
+    return os.path.exists(sysconfig.get_path("include") + "/Python.h") and any(map(shutil.which, names))
 
 
 # sync: hold-signals
 @contextmanager
 def hold_signals():
     """Signals to stop wait until the end: torch.compile runs a C++ compiler in there, which may get them as well."""
-    stop, posix = {signal.SIGINT, signal.SIGTERM}, hasattr(signal, "pthread_sigmask")
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, stop) if posix else None
+    both, posix = {signal.SIGINT, signal.SIGTERM}, hasattr(signal, "pthread_sigmask")
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, both) if posix else None
     try:
         yield
     finally:
@@ -528,6 +530,14 @@ def restore_env(env: gym.Env, state: dict) -> bool:
 
 # sync: files
 STOP = []  # the signal that asked the run to end, once one has
+
+
+def stop(number: int, _):
+    """Signal handler: the run ends with a checkpoint at its next step, and at once on the second signal of a kind."""
+    STOP.append(number)
+    signal.signal(number, signal.SIG_DFL)
+    with suppress(OSError):  # not print, which the signal may have interrupted
+        os.write(1, b"stopping at the next step; the same signal again ends the run without a checkpoint\n")
 
 
 def write_file(path: str, data: bytes | np.ndarray) -> bytes:
@@ -640,7 +650,8 @@ def start_run(args: Args, device: torch.device, step: int) -> tuple[str, Summary
     if args.track:
         import wandb
 
-        names = {"project": args.wandb_project_name, "entity": args.wandb_entity, "id": os.path.basename(path)}
+        run = os.path.basename(os.path.normpath(path))
+        names = {"project": args.wandb_project_name, "entity": args.wandb_entity, "id": run, "name": run}
         try:
             wandb.init(config=asdict(args), sync_tensorboard=True, resume="allow", **names)
         except Exception as error:
@@ -648,9 +659,10 @@ def start_run(args: Args, device: torch.device, step: int) -> tuple[str, Summary
                 os.rmdir(path)
             require(False, f"--track: {error}; run `wandb login` first, or set WANDB_MODE=offline")
     here = os.path.dirname(os.path.abspath(__file__))
-    git = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True)
+    command = ["git", "-C", here, "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
+    git = "" if shutil.which("git") is None else subprocess.run(command, capture_output=True, text=True).stdout.strip()
     versions = {module.__name__: module.__version__ for module in (torch, gym, mujoco, np)}
-    versions |= {"python": sys.version.split()[0], "git": git.stdout.strip() or "unknown", "device": str(device)}
+    versions |= {"python": sys.version.split()[0], "git": git or "unknown", "device": str(device)}
     writer = SummaryWriter(path, purge_step=step + 1 if step else None)  # readers drop what came after the checkpoint
     writer.flush()  # makes the file, which EventFile then takes over; private attributes of the pinned tensorboard
     events = writer.file_writer.event_writer
@@ -699,7 +711,7 @@ def main(args: Args) -> str:
         options = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
         functions = (torch.compile(function, dynamic=False, options=options) for function in functions)
     elif args.compile:
-        print("no compiler found: running without torch.compile, slower")
+        print("no compiler or no Python.h found: running without torch.compile, slower")
     critic_loss_fn, actor_loss_fn, act_fn = functions
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.bf16)
 
@@ -871,7 +883,8 @@ def main(args: Args) -> str:
             writer.add_scalar("eval/episodic_return", returns.mean(), step)
             writer.add_scalar("eval/episodic_return_std", returns.std(), step)
             scores = f"eval return {returns.mean():.1f} +- {returns.std():.1f}  train return {last_return:.1f}"
-            say(f"step {step}/{args.total_timesteps}  {scores}  {steps_per_second:.0f} steps/s")
+            rate = f"{steps_per_second:.0f} steps/s" * (steps_per_second > 0)  # not before its first window
+            say(f"step {step}/{args.total_timesteps}  {scores}  {rate}")
             window_start += time.perf_counter() - start  # steps/s is of training alone
 
         # The model, then a checkpoint: that of the last step says that all is done.
@@ -902,6 +915,6 @@ def main(args: Args) -> str:
 
 
 if __name__ == "__main__":
-    for number in (signal.SIGINT, signal.SIGTERM):  # the second one of a kind ends the program at once
-        signal.signal(number, lambda number, _: STOP.append(number) or signal.signal(number, signal.SIG_DFL))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     main(read_args())

@@ -29,6 +29,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 import warnings
 from contextlib import contextmanager, suppress
@@ -725,18 +726,18 @@ def blas_products():
 
 # sync: compiler
 def has_compiler(device: torch.device) -> bool:
-    """Whether torch.compile finds its compiler: of C++ on a CPU, of C, for Triton's launchers, on CUDA."""
+    """Whether torch.compile finds Python.h and its compiler: of C++ on a CPU, of C, for Triton's launchers, on CUDA."""
     usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
     names = (os.environ.get("CXX", usual),) if device.type == "cpu" else (os.environ.get("CC", "gcc"), "clang")
-    return any(map(shutil.which, names))
+    return os.path.exists(sysconfig.get_path("include") + "/Python.h") and any(map(shutil.which, names))
 
 
 # sync: hold-signals
 @contextmanager
 def hold_signals():
     """Signals to stop wait until the end: torch.compile runs a C++ compiler in there, which may get them as well."""
-    stop, posix = {signal.SIGINT, signal.SIGTERM}, hasattr(signal, "pthread_sigmask")
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, stop) if posix else None
+    both, posix = {signal.SIGINT, signal.SIGTERM}, hasattr(signal, "pthread_sigmask")
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, both) if posix else None
     try:
         yield
     finally:
@@ -761,6 +762,14 @@ def evaluate(act, args: Args, env: gym.Env, device: torch.device) -> dict[str, f
 
 # sync: files
 STOP = []  # the signal that asked the run to end, once one has
+
+
+def stop(number: int, _):
+    """Signal handler: the run ends with a checkpoint at its next step, and at once on the second signal of a kind."""
+    STOP.append(number)
+    signal.signal(number, signal.SIG_DFL)
+    with suppress(OSError):  # not print, which the signal may have interrupted
+        os.write(1, b"stopping at the next step; the same signal again ends the run without a checkpoint\n")
 
 
 def write_file(path: str, data: bytes | np.ndarray) -> bytes:
@@ -873,7 +882,8 @@ def start_run(args: Args, device: torch.device, step: int) -> tuple[str, Summary
     if args.track:
         import wandb
 
-        names = {"project": args.wandb_project_name, "entity": args.wandb_entity, "id": os.path.basename(path)}
+        run = os.path.basename(os.path.normpath(path))
+        names = {"project": args.wandb_project_name, "entity": args.wandb_entity, "id": run, "name": run}
         try:
             wandb.init(config=asdict(args), sync_tensorboard=True, resume="allow", **names)
         except Exception as error:
@@ -881,9 +891,10 @@ def start_run(args: Args, device: torch.device, step: int) -> tuple[str, Summary
                 os.rmdir(path)
             require(False, f"--track: {error}; run `wandb login` first, or set WANDB_MODE=offline")
     here = os.path.dirname(os.path.abspath(__file__))
-    git = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True)
+    command = ["git", "-C", here, "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
+    git = "" if shutil.which("git") is None else subprocess.run(command, capture_output=True, text=True).stdout.strip()
     versions = {module.__name__: module.__version__ for module in (torch, gym, mujoco, np)}
-    versions |= {"python": sys.version.split()[0], "git": git.stdout.strip() or "unknown", "device": str(device)}
+    versions |= {"python": sys.version.split()[0], "git": git or "unknown", "device": str(device)}
     writer = SummaryWriter(path, purge_step=step + 1 if step else None)  # readers drop what came after the checkpoint
     writer.flush()  # makes the file, which EventFile then takes over; private attributes of the pinned tensorboard
     events = writer.file_writer.event_writer
@@ -934,7 +945,7 @@ def main(args: Args) -> str:
     if not args.compile or not has_compiler(device):
         compile_fn = lambda function, **_: function  # noqa: E731
         if args.compile:
-            print("no compiler found: running without torch.compile, slower")
+            print("no compiler or no Python.h found: running without torch.compile, slower")
 
     def descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor):
         optimizer.zero_grad()
@@ -1120,7 +1131,8 @@ def main(args: Args) -> str:
                 writer.add_scalar(f"eval/{name}", value, step)
             phase = "online" if online_step > 0 else "offline"
             score = f"success {scores['success']:.2f}  eval return {scores['episodic_return']:.1f}"
-            say(f"step {step}/{last_step} {phase}  {score}  {steps_per_second:.0f} steps/s")
+            rate = f"{steps_per_second:.0f} steps/s" * (steps_per_second > 0)  # not before its first window
+            say(f"step {step}/{last_step} {phase}  {score}  {rate}")
             window_start += time.perf_counter() - start  # steps/s is of training alone
 
         # The model, then a checkpoint: that of the last step says that all is done.
@@ -1149,6 +1161,6 @@ def main(args: Args) -> str:
 
 
 if __name__ == "__main__":
-    for number in (signal.SIGINT, signal.SIGTERM):  # the second one of a kind ends the program at once
-        signal.signal(number, lambda number, _: STOP.append(number) or signal.signal(number, signal.SIG_DFL))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     main(read_args())

@@ -23,6 +23,7 @@ import math
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -80,9 +81,11 @@ def provenance() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The repository's commit, 12 digits."""
-    git = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True)
-    return git.stdout[:12] or "unknown"
+    """The repository's commit, 12 digits, with "-dirty" behind it where files differ from it."""
+    if shutil.which("git") is None:
+        return "unknown"
+    command = ["git", "-C", ROOT, "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip() or "unknown"
 
 
 def gemm_rate(device: str, dtype: torch.dtype) -> float:

@@ -3,8 +3,8 @@
     python scripts/forks.py                          # all forks into runs/forks/
     python runs/forks/sac_flow_t_post_norm.py --env-id HalfCheetah-v4
 
-    sac_flow_{g,t}_no_log_std    path density without its -log(sigma sqrt(dt)), as the authors' Flow-T computes it: the
-                                 entropy never reaches the noise head
+    sac_flow_{g,t}_no_log_std    path density without its -log(sigma sqrt(dt)), as the authors' Flow-T computes it: no
+                                 term asks for more noise, tanh's Jacobian for less
     sac_flow_{g,t,naive}_last_step   entropy of the last step alone, given A_{K-1}: a lower bound of the action's
                                  entropy, as the path's is not; with --target-entropy -d and --alpha 0.2, the Gaussian's
     sac_flow_naive_gaussian      the same from A_0 = 0: with --sampling-steps 1 the tanh-Gaussian of sac_gaussian.py

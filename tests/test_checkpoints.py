@@ -268,7 +268,7 @@ def test_a_run_stopped_mid_episode_resumes_exactly(script, flags, start, undistu
 def test_a_signal_ends_the_run_with_its_code_and_the_resume_command(phase, call, number, start, undisturbed):
     stopped = start("sac_flow_g", (hook_signal, phase, number, call))
     assert stopped.code == 128 + number and not stopped.err, stopped
-    assert f"sac_flow_g.py --resume {stopped.path}\n" in stopped.out
+    assert f"sac_flow_g.py --resume {stopped.path}\n" in stopped.out and "stopping at the next step; " in stopped.out
     assert start("sac_flow_g", resume=stopped.path).code == 0
     assert_same(results(stopped.path), undisturbed("sac_flow_g"))
 

@@ -1,6 +1,7 @@
 """The scripts from outside: flags, bad input, what a run writes, and the copies in step."""
 
 import ast
+import dataclasses
 import importlib
 import importlib.machinery
 import importlib.util
@@ -13,10 +14,12 @@ import types
 from dataclasses import asdict, fields
 from pathlib import Path
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 import tyro
-from conftest import BOX, FLOWS, ROOT, SCRIPTS, scalars, small
+from conftest import BOX, FLOWS, ROOT, SCRIPTS, CountingEnv, scalars, small
 
 # Every flag of the interface and its default; the flows' and each variant's own below.
 DEFAULTS = {
@@ -176,7 +179,10 @@ def test_track_sends_the_run_or_names_the_remedy(tmp_path, capsys, monkeypatch):
     args = sac_flow_g.Args(**small(track=True, run_dir=str(tmp_path / "runs"), total_timesteps=40))
     module.init = lambda **flags: calls.append(flags)
     path = sac_flow_g.main(args)
-    assert len(calls) == 1 and calls[0]["id"] == os.path.basename(path) and calls[0]["sync_tensorboard"]
+    resumed = dataclasses.replace(args, resume=f"{path}/", total_timesteps=50)  # as a shell completes it
+    sac_flow_g.main(resumed)
+    assert len(calls) == 2 and calls[0]["sync_tensorboard"]
+    assert all(one["id"] == one["name"] == os.path.basename(path) for one in calls)
     assert calls[0]["config"]["gamma"] == args.gamma and calls[0]["project"] == "sac-flow"
     capsys.readouterr()
 
@@ -268,6 +274,60 @@ def test_run_records_flags_and_versions(script, tmp_path):
     expected = {"torch": torch.__version__, "python": sys.version.split()[0], "device": "cpu"}
     assert expected.items() <= tables["versions"].items()
     assert {"gymnasium", "mujoco", "numpy", "git"} <= tables["versions"].keys()
+
+
+def test_the_recorded_commit_says_whether_files_differ_from_it(tmp_path, monkeypatch):
+    """And a run does without git, or outside a repository."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    if shutil.which("git") is None:
+        pytest.skip("no git")
+    shutil.copy(ROOT / "sac_gaussian.py", tmp_path / "lone_gaussian.py")
+    monkeypatch.syspath_prepend(tmp_path)
+    script = importlib.import_module("lone_gaussian")
+
+    def recorded():
+        events = EventAccumulator(script.main(script.Args(**small(run_dir=str(tmp_path / "runs"))))).Reload()
+        (event,) = events.Tensors("versions/text_summary")
+        return re.search(r"\|git\|(.*)\|", event.tensor_proto.string_val[0].decode())[1]
+
+    def git(*words):
+        flags = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+        return subprocess.run(
+            ["git", "-C", tmp_path, *flags, *words], check=True, capture_output=True, text=True
+        ).stdout
+
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert recorded() == "unknown"
+    git("init", "-q")
+    git("add", "lone_gaussian.py")
+    git("commit", "-qm", "first")
+    git("tag", "-am", "first", "v1")
+    assert recorded() == git("rev-parse", "HEAD").strip()
+    with open(tmp_path / "lone_gaussian.py", "a") as file:
+        file.write("# changed\n")
+    assert recorded() == git("rev-parse", "HEAD").strip() + "-dirty"
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    assert recorded() == "unknown"
+
+
+def test_observations_changed_in_place_are_stored_as_they_were(script, tmp_path, monkeypatch):
+    """Some environments return one array, whose content is the current state."""
+
+    class InPlaceEnv(CountingEnv):
+        def _obs(self):
+            self.state = self.__dict__.get("state", np.zeros(2, np.float32))
+            self.state[:] = super()._obs()
+            return self.state
+
+    monkeypatch.setitem(
+        gym.registry, "InPlace-v0", gym.envs.registration.EnvSpec("InPlace-v0", InPlaceEnv, None, False, 11)
+    )
+    rows, add = [], script.ReplayBuffer.add
+    copies = lambda self, **row: rows.append({k: np.array(v) for k, v in row.items()}) or add(self, **row)  # noqa: E731
+    monkeypatch.setattr(script.ReplayBuffer, "add", copies)
+    script.main(script.Args(**small(env_id="InPlace-v0", run_dir=str(tmp_path))))
+    assert len(rows) == 80 and all((row["next_obs"] - row["obs"] == (0, 1)).all() for row in rows)
 
 
 @pytest.mark.parametrize("crossq", [True, False])
@@ -428,3 +488,5 @@ def test_compilation_looks_for_the_compiler_that_pytorch_takes(tmp_path, monkeyp
     assert found("clang++") == (True, False) and found("g++") == (False, False)
     monkeypatch.setenv("CC", "icx")
     assert found("icx") == (False, True)
+    monkeypatch.setattr(module.sysconfig, "get_path", lambda name: f"{tmp_path}/{name}")  # as without python3.11-dev
+    assert found("icx", "clang++") == (False, False)

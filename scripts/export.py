@@ -81,7 +81,7 @@ def read_table(events: EventAccumulator, title: str) -> dict[str, str]:
     if tag not in events.Tags()["tensors"]:
         raise ValueError(f"no {title} in it")
     text = events.Tensors(tag)[-1].tensor_proto.string_val[0].decode()
-    return dict(line.strip("|").split("|", 1) for line in text.splitlines()[2:])
+    return dict(line[1:-1].split("|", 1) for line in text.splitlines()[2:])
 
 
 def read_scalars(events: EventAccumulator, tag: str) -> list[tuple[int, float]]:
@@ -99,9 +99,9 @@ def read_run(run: Path) -> list[dict[str, str]]:
     size = event_bytes(run)  # before reading: what is written meanwhile is found the next time
     events = EventAccumulator(str(run), size_guidance={"scalars": 0, "tensors": 0}).Reload()
     series = {tag: read_scalars(events, tag) for tag in events.Tags()["scalars"]}
-    if not series:
-        raise ValueError("no readable event in it")
     flags, versions = read_table(events, "hyperparameters"), read_table(events, "versions")
+    if not series:
+        return []  # it has just begun, or died before its first log
 
     # Rows: at every evaluation, and at the end where the run ends between two.
     total = int(flags["total_timesteps"]) + int(flags.get("offline_steps", 0))
@@ -113,7 +113,8 @@ def read_run(run: Path) -> list[dict[str, str]]:
     keys = {"run": run.name, "script": flags.pop("exp_name"), "env": flags.pop("env_id"), "seed": flags.pop("seed")}
     constant = {name: value for name, value in flags.items() if name not in NOT_RESULTS}
     constant |= {f"versions/{name}": value for name, value in versions.items()} | {"bytes": size}
-    constant["versions/git"] = constant.get("versions/git", "")[:12]
+    commit, dash, dirty = constant.get("versions/git", "").partition("-")  # HASH-dirty: files differ from the commit
+    constant["versions/git"] = commit[:12] + dash + dirty
     if "dataset_path" in constant:  # where a file lies is no result
         constant["dataset_path"] = os.path.basename(constant["dataset_path"])
     rows = []

@@ -20,12 +20,14 @@
 #   --small           critics 256 wide, batches of 256, 100k steps, 5k of them random, 3 seeds; else 1M steps, 5 seeds
 #   --env-ids "A B"   other environments than the entry's own
 #   --seeds N, --workers N, --gpus N, --python FILE   as in scripts/sweep.sh
-#   --figures-only    draw from the CSV file, without runs
+#   --figures-only    draw the committed results, without runs
 #   --dry-run         print the commands
 #
 # Runs go to runs/small or runs/full and are shared: K = 4 of `steps` and all of `gradients` are runs of `from-scratch`.
-# The CSV file is results/small.csv or results/full.csv, the figures are in results/figures; those of offline-to-online
-# are named offline_to_online_small or .._full. After an interruption the same command goes on.
+# Their CSV file is runs/small.csv or runs/full.csv and their figures are in runs/figures, apart from the committed ones,
+# so that no row of another machine is among them; --figures-only takes results/small.csv or .. and draws to
+# results/figures. Those of offline-to-online are named offline_to_online_small or .._full. After an interruption the
+# same command goes on.
 set -eu
 
 die() {
@@ -120,10 +122,14 @@ dataset() {
 
 # Draws the named figures from the rows that condition $1 selects, under names that start with $prefix.
 draw() {
-    local where=$1
+    local where=$1 folder=results
     shift
-    [ $figures_only -eq 1 ] || run "$python" scripts/export.py "runs/$store" --csv "results/$store.csv"
-    run "$python" scripts/plot.py "$@" --csv "results/$store.csv" --prefix "$prefix" ${where:+--where "$where"}
+    if [ $figures_only -eq 0 ]; then
+        folder=runs
+        run "$python" scripts/export.py "runs/$store" --csv "runs/$store.csv"
+    fi
+    run "$python" scripts/plot.py "$@" --csv "$folder/$store.csv" --out "$folder/figures" --prefix "$prefix" \
+        ${where:+--where "$where"}
 }
 
 four="script in ['sac_gaussian', 'sac_flow_naive', 'sac_flow_g', 'sac_flow_t']"

@@ -107,6 +107,15 @@ def test_export_reads_only_what_grew_and_keeps_what_is_gone(tmp_path, capsys):
     assert {row["seed"] for row in rows} == {"1", "2", "3"}
 
 
+def test_export_passes_over_a_run_that_has_just_begun(tmp_path):
+    """As beside a sweep; and an empty flag is a flag."""
+    run = write_run(tmp_path, until=10, wandb_entity="")
+    assert run_export(tmp_path, table=tmp_path / "runs.csv") == (0, [])
+    write_scalars(SummaryWriter(str(run)), range(11, 301))
+    code, rows = run_export(tmp_path, table=tmp_path / "runs.csv")
+    assert code == 0 and len(rows) == 3 and rows[0]["versions/git"] == "a" * 12
+
+
 def test_export_names_what_it_cannot_read_and_goes_on(tmp_path, capsys):
     write_run(tmp_path / "a")
     write_run(tmp_path / "b" / "aborted", seed=2)  # passed over

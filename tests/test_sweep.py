@@ -256,6 +256,7 @@ def test_reproduce_names_every_command(tmp_path):
         lines = [line for line in result.stdout.splitlines() if "make_dataset.py" not in line]  # data may be there
         assert result.returncode == 0 and len(lines) == count and all(line.startswith("+ ") for line in lines)
         assert most in lines[0] and "--sampling-steps 7" in result.stdout and "plot.py gradients" in result.stdout
+        assert "results/" not in result.stdout, "a user's runs stay apart from the committed tables"
         # Each sweep is one that sweep.sh accepts.
         for line in lines:
             if "sweep.sh" in line:

@@ -102,10 +102,10 @@ def test_sampling_steps_in_the_decisions_log():
         "Flow-T": "sac_flow_t",
     }.items():
         cells = []
-        for k in ("4", "7", "10"):
+        for k in ("1", "2", "4", "7", "10"):
             mine = [row for row in rows if (row["script"], row["sampling_steps"]) == (script, k)]
             ordered = sorted(mine, key=lambda row: int(row["seed"]))
-            cells.append(", ".join(f"{float(row['eval_return']):.0f}" for row in ordered))
+            cells.append(", ".join(f"{float(row['eval_return']):.0f}" for row in ordered) or "\u2013")
         assert f"\n| {name} | {' | '.join(cells)} |\n" in log, cells
 
 
@@ -205,6 +205,7 @@ def test_one_change_at_a_time_in_the_decisions_log():
 
     for script, env in (
         ("sac_flow_t-drift", "HalfCheetah-v4"),
+        ("sac_flow_t-entropy_-d", "HalfCheetah-v4"),
         ("sac_flow_t-no_normalize_obs", "HalfCheetah-v4"),
         ("sac_gaussian-no_normalize_obs", "HalfCheetah-v4"),
         ("sac_gaussian-no_normalize_obs", "Hopper-v4"),

@@ -18,10 +18,10 @@
                 differences at the end as Markdown
     table       returns at the end, and their differences from --baseline, as Markdown on standard output
 
-A line pools runs that differ in nothing but the seed: where other flags differ, the script says which, and --where or
---by resolves it. Bands are 95 % percentile bootstrap intervals over seeds; aggregates resample within each environment
-(stratified bootstrap; Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice", NeurIPS
-2021). The same CSV file gives the same bytes.
+A line pools runs whose flags differ in nothing but the seed (their commits, column versions/git, may differ): where
+other flags differ, the script says which, and --where or --by resolves it. Bands are 95 % percentile bootstrap
+intervals over seeds; aggregates resample within each environment (stratified bootstrap; Agarwal et al., "Deep
+Reinforcement Learning at the Edge of the Statistical Precipice", NeurIPS 2021). The same CSV file gives the same bytes.
 """
 
 import re

@@ -208,6 +208,8 @@ def test_one_change_at_a_time_in_the_decisions_log():
         ("sac_flow_t-entropy_-d", "HalfCheetah-v4"),
         ("sac_flow_t-no_log_std", "HalfCheetah-v4"),
         ("sac_flow_t-alpha_0.2", "HalfCheetah-v4"),
+        ("sac_flow_t-post_norm", "HalfCheetah-v4"),
+        ("sac_flow_g-bounded_candidate", "HalfCheetah-v4"),
         ("sac_flow_t-no_normalize_obs", "HalfCheetah-v4"),
         ("sac_gaussian-no_normalize_obs", "HalfCheetah-v4"),
         ("sac_gaussian-no_normalize_obs", "Hopper-v4"),

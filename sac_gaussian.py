@@ -122,7 +122,7 @@ def make_env(args: Args, video_dir: str | None = None) -> gym.Env:
     require(fits, f"--env-id {args.env_id}: actions are {box}; choose a task with a bounded one-dimensional Box")
     flat = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
     require(flat, f"--env-id {args.env_id}: observations are {space}, not a flat Box; wrap it in FlattenObservation")
-    env = gym.wrappers.TransformObservation(env, np.array, space)  # some tasks change one array in place
+    env = gym.wrappers.TransformObservation(env, np.array, space)  # copies: some tasks change one array in place
     return gym.wrappers.RecordVideo(env, video_dir, episode_trigger=lambda _: True) if video_dir else env
 
 
@@ -395,13 +395,14 @@ def has_compiler(device: torch.device) -> bool:
 @contextmanager
 def hold_signals():
     """Signals to stop wait until the end: torch.compile runs a C++ compiler in there, which may get them as well."""
-    both, posix = {signal.SIGINT, signal.SIGTERM}, hasattr(signal, "pthread_sigmask")
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, both) if posix else None
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
-        if before is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 # sync: evaluate
@@ -574,7 +575,7 @@ def start_run(args: Args, device: torch.device, step: int) -> tuple[str, Summary
     if args.track:
         import wandb
 
-        run = os.path.basename(os.path.normpath(path))
+        run = os.path.basename(os.path.normpath(path))  # --resume may end in a slash
         names = {"project": args.wandb_project_name, "entity": args.wandb_entity, "id": run, "name": run}
         try:
             wandb.init(config=asdict(args), sync_tensorboard=True, resume="allow", **names)
@@ -807,7 +808,7 @@ def main(args: Args) -> str:
             writer.add_scalar("eval/episodic_return", returns.mean(), step)
             writer.add_scalar("eval/episodic_return_std", returns.std(), step)
             scores = f"eval return {returns.mean():.1f} +- {returns.std():.1f}  train return {last_return:.1f}"
-            rate = f"{steps_per_second:.0f} steps/s" * (steps_per_second > 0)  # not before its first window
+            rate = "" if math.isnan(steps_per_second) else f"{steps_per_second:.0f} steps/s"
             say(f"step {step}/{args.total_timesteps}  {scores}  {rate}")
             window_start += time.perf_counter() - start  # steps/s is of training alone
 

@@ -613,13 +613,14 @@ def has_compiler(device: torch.device) -> bool:
 @contextmanager
 def hold_signals():
     """Signals to stop wait until the end: torch.compile runs a C++ compiler in there, which may get them as well."""
-    both, posix = {signal.SIGINT, signal.SIGTERM}, hasattr(signal, "pthread_sigmask")
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, both) if posix else None
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
-        if before is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 # sync: o2o-evaluate
@@ -759,7 +760,7 @@ def start_run(args: Args, device: torch.device, step: int) -> tuple[str, Summary
     if args.track:
         import wandb
 
-        run = os.path.basename(os.path.normpath(path))
+        run = os.path.basename(os.path.normpath(path))  # --resume may end in a slash
         names = {"project": args.wandb_project_name, "entity": args.wandb_entity, "id": run, "name": run}
         try:
             wandb.init(config=asdict(args), sync_tensorboard=True, resume="allow", **names)
@@ -992,7 +993,7 @@ def main(args: Args) -> str:
                 writer.add_scalar(f"eval/{name}", value, step)
             phase = "online" if online_step > 0 else "offline"
             score = f"success {scores['success']:.2f}  eval return {scores['episodic_return']:.1f}"
-            rate = f"{steps_per_second:.0f} steps/s" * (steps_per_second > 0)  # not before its first window
+            rate = "" if math.isnan(steps_per_second) else f"{steps_per_second:.0f} steps/s"
             say(f"step {step}/{last_step} {phase}  {score}  {rate}")
             window_start += time.perf_counter() - start  # steps/s is of training alone
 

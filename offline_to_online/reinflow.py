@@ -639,13 +639,14 @@ def has_compiler(device: torch.device) -> bool:
 @contextmanager
 def hold_signals():
     """Signals to stop wait until the end: torch.compile runs a C++ compiler in there, which may get them as well."""
-    both, posix = {signal.SIGINT, signal.SIGTERM}, hasattr(signal, "pthread_sigmask")
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, both) if posix else None
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
-        if before is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 # sync: o2o-evaluate
@@ -785,7 +786,7 @@ def start_run(args: Args, device: torch.device, step: int) -> tuple[str, Summary
     if args.track:
         import wandb
 
-        run = os.path.basename(os.path.normpath(path))
+        run = os.path.basename(os.path.normpath(path))  # --resume may end in a slash
         names = {"project": args.wandb_project_name, "entity": args.wandb_entity, "id": run, "name": run}
         try:
             wandb.init(config=asdict(args), sync_tensorboard=True, resume="allow", **names)

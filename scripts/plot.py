@@ -681,7 +681,9 @@ def differences(data: pd.DataFrame, metric: str, baseline: str, lines: list[str]
     print(f"Minus {baseline}: at the last step that both have, then the means over training up to there, each with its")
     print("95 % bootstrap interval\n")
     print(f"| | {' | '.join(f'{env}, at the end | over training' for env in envs)} |\n|{'---|' * (2 * len(envs) + 1)}")
-    for line in (line for line in lines if line != baseline):
+    for line in lines:
+        if line == baseline:
+            continue
         cells = []
         for env in envs:
             two = [data[(data.line == which) & (data.env == env)] for which in (line, baseline)]

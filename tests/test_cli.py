@@ -320,12 +320,15 @@ def test_observations_changed_in_place_are_stored_as_they_were(script, tmp_path,
             self.state[:] = super()._obs()
             return self.state
 
-    monkeypatch.setitem(
-        gym.registry, "InPlace-v0", gym.envs.registration.EnvSpec("InPlace-v0", InPlaceEnv, None, False, 11)
-    )
-    rows, add = [], script.ReplayBuffer.add
-    copies = lambda self, **row: rows.append({k: np.array(v) for k, v in row.items()}) or add(self, **row)  # noqa: E731
-    monkeypatch.setattr(script.ReplayBuffer, "add", copies)
+    spec = gym.envs.registration.EnvSpec("InPlace-v0", InPlaceEnv, max_episode_steps=11)
+    monkeypatch.setitem(gym.registry, "InPlace-v0", spec)
+    rows, plain = [], script.ReplayBuffer.add
+
+    def add(self, **row):
+        rows.append({name: np.array(value) for name, value in row.items()})
+        return plain(self, **row)
+
+    monkeypatch.setattr(script.ReplayBuffer, "add", add)
     script.main(script.Args(**small(env_id="InPlace-v0", run_dir=str(tmp_path))))
     assert len(rows) == 80 and all((row["next_obs"] - row["obs"] == (0, 1)).all() for row in rows)
 

@@ -173,17 +173,14 @@ def test_target_networks_with_one_layer_in_the_decisions_log(tmp_path):
     found = re.search(r"Flow-G \| (\d+) \(3\) \| (\d+) \(3\) \| (\S+ \[.*?\]) \| (\S+ \[.*?\]) \|", printed)
     here, before, end, whole = found.groups()
     log = " ".join((ROOT / "results" / "DECISIONS.md").read_text().split())
-    assert (
-        f"Flow-G with one layer has {here} with target networks against {before}, {end}, over training {whole}" in log
-    )
+    shown = f"{here} with target networks against {before}, {end}, over training {whole}"
+    assert f"Flow-G with one layer has {shown}" in log
 
 
 @pytest.mark.parametrize("page", ["README.md", "results/README.md", "results/DECISIONS.md"])
 def test_differences_in_the_pages_are_printed(drawn, page):
     text = (ROOT / page).read_text()
-    if page.endswith(
-        "DECISIONS.md"
-    ):  # without those of the candidate's depth with target networks: a test of their own
+    if page.endswith("DECISIONS.md"):  # those of one layer with target networks have a test of their own
         text = re.sub(r"\[one_layer.csv\].*", "", text, flags=re.DOTALL)
         text += (ROOT / page).read_text().partition("## What the gradient norms show")[2]
     differences = re.findall(r"[+-]\d+ \[[+-]\d+, [+-]\d+\]", text)

@@ -68,7 +68,7 @@ class Args:
     compile: bool = True  # compile losses and acting with torch.compile; on a CPU this needs a C++ compiler
     cuda_graph: bool = False  # on CUDA replay each kind of update as one captured graph (not yet run)
     bf16: bool = False  # bfloat16 matrix products in the losses; densities, normalisation and Adam stay in float32
-    eval_frequency: int = 10_000  # environment steps between evaluations, 0 for none
+    eval_frequency: int = 10_000  # environment steps between evaluations, with one at the end; 0 for none
     eval_episodes: int = 10  # noise-free episodes per evaluation
     log_frequency: int = 1000  # environment steps between writes of losses, policy and gradient statistics
     run_dir: str = "runs"  # folder that receives the run's own folder
@@ -877,7 +877,7 @@ def main(args: Args) -> str:
             if warm or last:
                 writer.add_scalar("charts/SPS", steps_per_second, step)
             progress.set_postfix(episodic_return=f"{last_return:.1f}", refresh=False)
-        if eval_envs and step % args.eval_frequency == 0:
+        if eval_envs and (step % args.eval_frequency == 0 or last):
             start = time.perf_counter()
             with guard("the evaluation"):
                 returns = evaluate(actor_view, eval_envs, 10_000 + args.seed, device)

@@ -54,7 +54,7 @@ class Args:
     device: str = "auto"  # auto (cuda where there is one, else cpu), cpu, cuda or mps
     compile: bool = True  # compile losses and acting with torch.compile; on a CPU this needs a C++ compiler
     bf16: bool = False  # bfloat16 autocast in the losses, network outputs included; weights and Adam stay in float32
-    eval_frequency: int = 10_000  # environment steps between evaluations, 0 for none
+    eval_frequency: int = 10_000  # environment steps between evaluations, with one at the end; 0 for none
     eval_episodes: int = 10  # episodes per evaluation
     log_frequency: int = 1000  # environment steps between writes of losses and policy statistics
     run_dir: str = "runs"  # folder that receives the run's own folder
@@ -749,7 +749,7 @@ def main(args: Args) -> str:
             if warm or last:
                 writer.add_scalar("charts/SPS", steps_per_second, step)
             progress.set_postfix(episodic_return=f"{last_return:.1f}", refresh=False)
-        if eval_envs and step % args.eval_frequency == 0:
+        if eval_envs and (step % args.eval_frequency == 0 or last):
             start = time.perf_counter()
             with guard("the evaluation"):
                 returns = evaluate(actor_view, eval_envs, 10_000 + args.seed, device)

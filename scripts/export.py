@@ -122,6 +122,8 @@ def read_run(run: Path) -> list[dict[str, str]]:
         row = keys | {"step": str(step), "finished": str(int(finished))}
         for tag, points in series.items():
             values = [value for at, value in points if start < at <= step]
+            if tag.startswith("eval/"):
+                values = values[-1:]  # a run that was prolonged has one of its earlier end as well
             if values:
                 # Steps per second of equal windows average harmonically: all the steps over all the time.
                 mean = statistics.harmonic_mean if tag == "charts/SPS" else statistics.fmean

@@ -722,8 +722,9 @@ def test_ctrl_c_waits_wherever_compiled_functions_run(name, tmp_path, monkeypatc
 
 def test_eval_only_and_contradicting_flags(name, tmp_path, capsys):
     module = importlib.import_module(name)
-    path = module.main(small_args(module, run_dir=str(tmp_path), checkpoint_frequency=120))
-    _, last = scalars(path)["eval/episodic_return"][-1]
+    path = module.main(small_args(module, run_dir=str(tmp_path), checkpoint_frequency=120, eval_frequency=50))
+    steps, (*_, last) = zip(*scalars(path)["eval/episodic_return"], strict=True)
+    assert steps == (50, 100, 120), "the last step's as well"
     capsys.readouterr()
     module.main(module.read_args(["--resume", path, "--eval-only"]))
     found = re.search(r"step 120  eval return (\S+) \+- ", capsys.readouterr().out)

@@ -107,6 +107,16 @@ def test_export_reads_only_what_grew_and_keeps_what_is_gone(tmp_path, capsys):
     assert {row["seed"] for row in rows} == {"1", "2", "3"}
 
 
+def test_export_takes_the_last_evaluation_of_a_prolonged_run(tmp_path):
+    """With --total-timesteps 150 it was evaluated at its end; going on to 300 it has two between 100 and 200."""
+    run = write_run(tmp_path, until=150)
+    writer = SummaryWriter(str(run))
+    writer.add_scalar("eval/episodic_return", 7.0, 150)
+    write_scalars(writer, range(151, 301))
+    _, rows = run_export(tmp_path, table=tmp_path / "runs.csv")
+    assert [(row["step"], row["eval_return"]) for row in rows] == [("100", "1001"), ("200", "2001"), ("300", "3001")]
+
+
 def test_export_passes_over_a_run_that_has_just_begun(tmp_path):
     """As beside a sweep; and an empty flag is a flag."""
     run = write_run(tmp_path, until=10, wandb_entity="")

@@ -8,7 +8,7 @@
 
     curves      returns over training, a panel per environment
     aggregate   interquartile mean over environments and seeds during and after training, performance profile; the means
-                and the differences from --baseline as Markdown
+                and the differences from --baseline and of the others from each other as Markdown
     gradients   gradient norm of the actor's loss at every rollout step over training (the paper's Figure 6), and as
                 Markdown its mean over the second half
     steps       returns over training for every number of sampling steps K (the paper's Figure 7), and as Markdown the
@@ -28,6 +28,7 @@ import re
 import sys
 import textwrap
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
@@ -451,6 +452,16 @@ def aggregate(args: Args, data: pd.DataFrame):
             cells.append(f"{difference(*both):+.2f}{bounds(both, difference, '+.2f')}" if line != first else "")
         cells.append(f"{mean(*runs(last, line)):.2f}")
         print(f"| {line} | {' | '.join(cells)} |")
+    print()
+    pairs = [(b, a) for a, b in combinations([line for line in lines if line != first], 2)]
+    if pairs:
+        print("| | at the end | over training |\n|---|---|---|")
+    for one, other in pairs:
+        cells = []
+        for rows in (last, shared):
+            both = (*runs(rows, one), *runs(rows, other))
+            cells.append(f"{difference(*both):+.2f}{bounds(both, difference, '+.2f')}")
+        print(f"| {one} minus {other} | {' | '.join(cells)} |")
     print()
     for i, line in enumerate(lines):
         colour, marker, dashes = look[line]

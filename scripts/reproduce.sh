@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The paper's figures and tables, each from its sweep to the picture. Every command is printed as it runs.
 #
-#   bash scripts/reproduce.sh from-scratch --small --workers 2      # CPU: 100k steps, small critics, two tasks
+#   bash scripts/reproduce.sh from-scratch --small --workers 2      # CPU: 100k steps, small critics, three tasks
 #   bash scripts/reproduce.sh from-scratch gradients steps --gpus 4 # full size
 #   bash scripts/reproduce.sh gradients --small --dry-run           # the commands alone
 #   bash scripts/reproduce.sh from-scratch gradients steps speed --small --figures-only   # from the CSV file
@@ -90,7 +90,7 @@ flows="sac_flow_naive.py sac_flow_g.py sac_flow_t.py"
 if [ $size = small ]; then
     small=(--critic-hidden-dim 256 --batch-size 256 --learning-starts 5000)
     flags=("${small[@]}" --total-timesteps 100000)
-    all="HalfCheetah-v4 Hopper-v4" few="HalfCheetah-v4" seeds=${seeds:-3}
+    all="HalfCheetah-v4 Hopper-v4 Walker2d-v4" few="HalfCheetah-v4" seeds=${seeds:-3}
     until=" and step <= 60000"
 else
     flags=() # full size is the scripts' default
@@ -144,6 +144,7 @@ for entry in "${entries[@]}"; do
     from-scratch)
         sweep "sac_gaussian.py $flows" "$all"
         draw "$four and $(among "$all") and sampling_steps not in [1, 2, 7, 10]" curves aggregate table --returns both
+        draw "$four and $(among "$all") and sampling_steps not in [1, 2, 7, 10]" table --baseline sac_flow_naive
         ;;
     gradients)
         sweep "$flows" "$all"
@@ -156,6 +157,7 @@ for entry in "${entries[@]}"; do
         for k in 1 2 7 10; do sweep "$flows" "$few" --sampling-steps $k; done
         [ $size = full ] || flags=("${small[@]}" --total-timesteps 100000)
         draw "$four and $(among "$few")$until" steps table --by sampling_steps
+        draw "$four and $(among "$few") and sampling_steps == 10$until" table --baseline sac_flow_naive
         ;;
     speed)
         sweep "sac_gaussian.py $flows" "$all"

@@ -257,6 +257,7 @@ def test_differences_and_their_intervals(plot, table, tmp_path, capsys):
     assert (
         "| Flow-G | 1.10 [1.10, 1.10] | +0.10 [+0.10, +0.10] | 0.77 [0.77, 0.77] | +0.10 [+0.10, +0.10] | 1.10 |" in out
     )
+    assert "| Flow-T minus Flow-G | +0.10 [+0.10, +0.10] | +0.10 [+0.10, +0.10] |" in out
     assert re.search(r"^\| Toy-v1 \| Flow-T \| 1 \| 0\.1 \| .* \| 1 \[1, 1\] \|$", out, re.MULTILINE)
 
 

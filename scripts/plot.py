@@ -422,25 +422,25 @@ def scores(args: Args, data: pd.DataFrame, metric: str) -> pd.DataFrame:
     return data.assign(score=(data[metric] - zero) / (data.env.map(one) - zero))
 
 
-def aggregate(args: Args, data: pd.DataFrame):
-    metric = metrics(args)[0]
-    data = scores(args, with_lines(data, args.by), metric)
+def common_steps(data: pd.DataFrame) -> list[int]:
+    """Steps at which every environment has rows."""
+    return sorted(set.intersection(*(set(of_env.step) for _, of_env in data.groupby("env"))))
+
+
+def score_tables(args: Args, data: pd.DataFrame, metric: str):
+    """Interquartile means of column `score` and their differences as Markdown."""
     lines, envs = order(data), sorted(data.env.unique())
-    look = styles(lines)
     last = data[data.step == data.groupby("env").step.transform("max")]
-    fig, (training, final, profile) = plt.subplots(
-        1, 3, figsize=(8.6, 2.9), layout="constrained", width_ratios=(1, 0.8, 1)
-    )
-    steps = sorted(set.intersection(*(set(data[data.env == env].step) for env in envs)))
-    taus = np.linspace(min(0.0, last.score.min()), 1.02 * last.score.max(), 200)
+    shared = data[data.step.isin(common_steps(data))]
 
     def runs(rows: pd.DataFrame, line: str) -> list[np.ndarray]:
         """Per environment each run's mean score over the rows."""
         mine = rows[rows.line == line].groupby(["env", "seed"]).score.mean()
         return [mine[env].to_numpy() for env in envs]
 
-    first, shared = label(args.baseline), data[data.step.isin(steps)]
-    print(f"IQM of the normalised score on {', '.join(envs)}, 95 % bootstrap interval, and difference from {first}\n")
+    first = label(args.baseline)
+    print(f"{RETURNS[metric].capitalize()}, IQM of the normalised score on {', '.join(envs)}, 95 %")
+    print(f"bootstrap interval, and difference from {first}\n")
     print(f"| | at the end | minus {first} | over training | minus {first} | plain mean at the end |")
     print("|---|---|---|---|---|---|")
     for line in lines:
@@ -463,6 +463,22 @@ def aggregate(args: Args, data: pd.DataFrame):
             cells.append(f"{difference(*both):+.2f}{bounds(both, difference, '+.2f')}")
         print(f"| {one} minus {other} | {' | '.join(cells)} |")
     print()
+
+
+def aggregate(args: Args, data: pd.DataFrame):
+    scored = {metric: scores(args, with_lines(data, args.by), metric) for metric in metrics(args)}
+    for metric, table in scored.items():
+        score_tables(args, table, metric)
+    metric, data = next(iter(scored.items()))
+    lines, envs = order(data), sorted(data.env.unique())
+    look = styles(lines)
+    last = data[data.step == data.groupby("env").step.transform("max")]
+    fig, (training, final, profile) = plt.subplots(
+        1, 3, figsize=(8.6, 2.9), layout="constrained", width_ratios=(1, 0.8, 1)
+    )
+    steps = common_steps(data)
+    taus = np.linspace(min(0.0, last.score.min()), 1.02 * last.score.max(), 200)
+
     for i, line in enumerate(lines):
         colour, marker, dashes = look[line]
         mine = data[(data.line == line) & data.step.isin(steps)]

@@ -143,8 +143,9 @@ for entry in "${entries[@]}"; do
     case $entry in
     from-scratch)
         sweep "sac_gaussian.py $flows" "$all"
-        draw "$four and $(among "$all") and sampling_steps not in [1, 2, 7, 10]" curves aggregate table --returns both
-        draw "$four and $(among "$all") and sampling_steps not in [1, 2, 7, 10]" table --baseline sac_flow_naive
+        where="$four and $(among "$all") and sampling_steps not in [1, 2, 7, 10]"
+        draw "$where" curves aggregate table --returns both
+        draw "$where" table --baseline sac_flow_naive
         ;;
     gradients)
         sweep "$flows" "$all"

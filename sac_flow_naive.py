@@ -5,7 +5,7 @@ arXiv 2509.25756. Equation numbers in parentheses are the paper's. The MLP on (s
 RNN: the baseline whose gradients grow towards k = 0, which sac_flow_g.py and sac_flow_t.py are there to mend.
 
     python sac_flow_naive.py --env-id Humanoid-v4
-    python sac_flow_naive.py --env-id HalfCheetah-v4 --critic-hidden-dim 256 --batch-size 256 --learning-starts 5000
+    python sac_flow_naive.py --env-id HalfCheetah-v4 --size small
     tensorboard --logdir runs
 """
 
@@ -48,6 +48,7 @@ from tqdm import tqdm
 @dataclass
 class Args:
     env_id: str = "Humanoid-v4"  # Gymnasium task with flat Box observations and a bounded Box action space
+    size: str = "full"  # full: the paper's; small: for a CPU core, see SIZES; a flag given beside it overrides it
     seed: int = 1  # seed of the networks, the noise, the replay sampling and the environment
     total_timesteps: int = 1_000_000  # environment steps
     learning_starts: int = 50_000  # environment steps with uniformly random actions before the first update
@@ -65,7 +66,7 @@ class Args:
     normalize_obs: bool = True  # BatchRenorm on the actor's observation
     autotune: bool = True  # adapt alpha so that the policy's entropy meets --target-entropy
     device: str = "auto"  # auto (cuda where there is one, else cpu), cpu, cuda or mps
-    compile: bool = True  # compile losses and acting with torch.compile; on a CPU this needs a C++ compiler
+    compile: bool = True  # torch.compile losses and acting, a minute or two at first; a CPU needs a C++ compiler for it
     cuda_graph: bool = False  # on CUDA replay each kind of update as one captured graph (not yet run)
     bf16: bool = False  # bfloat16 matrix products in the losses; densities, normalisation and Adam stay in float32
     eval_frequency: int = 10_000  # environment steps between evaluations, with one at the end; 0 for none
@@ -81,6 +82,13 @@ class Args:
     track: bool = False  # send the run to Weights & Biases as well
     wandb_project_name: str = "sac-flow"  # Weights & Biases project
     wandb_entity: str | None = None  # Weights & Biases team
+
+    # What --size changes. Small runs end before a minute of compilation has paid for itself.
+    SIZES = {
+        "full": {},
+        "small": {"critic_hidden_dim": 256, "batch_size": 256, "learning_starts": 5000, "compile": False},
+    }
+
     # sync: flow-args
     alpha: float = 0.01  # initial (with --no-autotune constant) temperature, reward per nat
     target_entropy: float = 0.0  # target of the path entropy -log p(A_0..A_K), nats in environment action units
@@ -131,6 +139,11 @@ def make_env(args: Args, video_dir: str | None = None) -> gym.Env:
 
 
 # sync: check
+def has_bf16() -> bool:
+    """Whether this processor has instructions for bfloat16: without them a step takes several times as long."""
+    return any(there for name, there in torch.cpu.get_capabilities().items() if "bf16" in name)
+
+
 def check(args: Args) -> torch.device:
     """Refuse flags that cannot work, naming flag and remedy; returns the device."""
     inf, stored = math.inf, min(args.learning_starts, args.buffer_size)
@@ -159,13 +172,15 @@ def check(args: Args) -> torch.device:
         ("capture_video", not args.capture_video or importlib.util.find_spec("moviepy"), "pip install moviepy first"),
     ):
         require(fine, f"--{flag.replace('_', '-')} {getattr(args, flag)}: {remedy}")
+    if args.bf16 and device == "cpu" and not has_bf16():
+        print("--bf16: this processor has no bfloat16 instructions and will be slower with it, not faster", flush=True)
     return torch.device(device)
 
 
 # sync: relu
 def relu(x: torch.Tensor) -> torch.Tensor:
     """ReLU. Behind frozen weights F.relu saves a boolean mask, whose stores Inductor does not vectorise."""
-    return 0.5 * (x + x.abs())
+    return 0.5 * (x + x.abs()) if torch.compiler.is_compiling() else F.relu(x)
 
 
 # sync: critic
@@ -196,15 +211,21 @@ class BatchRenorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training:
-            return (x - self.running_mean) * (self.weight / (self.running_var + self.eps).sqrt()) + self.bias
-        var, mean = torch.var_mean(x, dim=0, correction=0)
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        fuse = torch.compiler.is_compiling()  # op by op var_mean takes 30 times as long as PyTorch's own statistics
+        if fuse:
+            var, mean = torch.var_mean(x, dim=0, correction=0)
+        else:
+            mean, var = torch.batch_norm_update_stats(x, None, None, 0)
         std = (var + self.eps).sqrt()
         with torch.no_grad():  # r and d are constants to the gradient
             warm, running_std = self.steps >= self.warmup, (self.running_var + self.eps).sqrt()
             r = torch.where(warm, (std / running_std).clamp(1 / self.r_max, self.r_max), 1.0)
             d = torch.where(warm, ((mean - self.running_mean) / running_std).clamp(-self.d_max, self.d_max), 0.0)
         self.batch_mean, self.batch_var = mean.detach(), var.detach()
-        return ((x - mean) * (r / std) + d) * self.weight + self.bias
+        if fuse:
+            return ((x - mean) * (r / std) + d) * self.weight + self.bias
+        return F.batch_norm(x, None, None, self.weight * r, self.weight * d + self.bias, training=True, eps=self.eps)
 
 
 class Critic(nn.Module):
@@ -247,16 +268,18 @@ class Velocity(nn.Module):
         hidden, self.limits = args.hidden_dim, (args.log_std_min, args.log_std_max)
         # The first layer, stored by input: W [s; A; t] = W_s s + W_A A + W_t t.
         fan_in = (obs_dim, action_dim, 1)
-        self.from_obs, self.from_x, self.from_time = (nn.Linear(n, hidden, bias=i == 0) for i, n in enumerate(fan_in))
-        for part in (self.from_obs, self.from_x, self.from_time):  # initialised as the one layer they are
+        parts = [nn.Linear(n, hidden, bias=i == 0) for i, n in enumerate(fan_in)]
+        for part in parts:  # initialised as the one layer they are
             nn.init.uniform_(part.weight, -(sum(fan_in) ** -0.5), sum(fan_in) ** -0.5)
+        self.from_obs, from_x, self.from_time = parts
+        self.from_x = nn.Parameter(from_x.weight.detach().t().contiguous())  # (d, n): its gradient is faster this way
         self.hidden, self.head = nn.Linear(hidden, hidden), nn.Linear(hidden, 2 * action_dim)
 
     @staticmethod
-    def float32(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    def float32(product, *tensors: torch.Tensor) -> torch.Tensor:
         """A narrow product kept out of --bf16: v has to cancel an A_k that is wide next to the noise of the action."""
-        with torch.autocast(x.device.type, enabled=False):
-            return layer(x.to(layer.weight.dtype))
+        with torch.autocast(tensors[0].device.type, enabled=False):
+            return product(*(tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors))
 
     def precompute(self, obs: torch.Tensor, t: torch.Tensor) -> tuple:
         """All that does not depend on A, for the times t (K, B or 1, 1) at once: the rollout's loop is only `step`."""
@@ -265,7 +288,8 @@ class Velocity(nn.Module):
     def step(self, context: tuple, x: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """v and log sigma (B, d) at A_k = x, for the k-th time given to `precompute`."""
         from_obs, from_time = context
-        h = relu(self.hidden(relu(from_obs + (from_time[k] + self.float32(self.from_x, x)))))
+        h = relu(self.float32(torch.addmm, from_obs + from_time[k], x, self.from_x))
+        h = relu(self.hidden(h))
         v, log_std = self.float32(self.head, h).chunk(2, dim=-1)
         return v, bounded(log_std, *self.limits)
 
@@ -392,6 +416,18 @@ def frozen_view(module: nn.Module) -> nn.Module:
         for mine, original in zip(tensors(view), tensors(module), strict=True):
             mine.data = original.data
     return view
+
+
+# sync: flatten
+def flatten(module: nn.Module) -> nn.Parameter:
+    """One tensor of all parameters, which become views of it: an optimizer then makes one call where it would make
+    four for every parameter."""
+    parameters = list(module.parameters())
+    flat = nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in parameters]))
+    pieces = flat.detach().split([parameter.numel() for parameter in parameters])
+    for parameter, piece in zip(parameters, pieces, strict=True):
+        parameter.data = piece.view_as(parameter)
+    return flat
 
 
 # sync: losses
@@ -588,6 +624,9 @@ def load_checkpoint(run: str) -> dict:
 def read_args(argv: list[str] | None = None) -> Args:
     """The command line's flags; with --resume they complete the checkpoint's, and must not contradict them."""
     args = tyro.cli(Args, args=argv)
+    if hasattr(args, "size"):
+        require(args.size in Args.SIZES, f"--size {args.size}: choose {' or '.join(Args.SIZES)}")
+        args = tyro.cli(Args, args=argv, default=replace(Args(), **Args.SIZES[args.size]))
     if args.resume is not None:
         old = replace(load_checkpoint(args.resume)["args"], resume=args.resume, eval_only=args.eval_only)
         args = tyro.cli(Args, args=argv, default=old)
@@ -676,14 +715,15 @@ def main(args: Args) -> str:
     actor = Actor(obs_dim, box, args).to(device)
     critic = Critic(obs_dim, box.shape[0], args.critic_hidden_dim, args.crossq).to(device)
     target_critic = None if args.crossq else copy.deepcopy(critic).requires_grad_(False)
-    actor_view, critic_view = frozen_view(actor), frozen_view(critic)
-    log_alpha = nn.Parameter(torch.tensor(args.alpha, device=device).log())
+    temperature = nn.ParameterDict({"log_alpha": torch.tensor(args.alpha, device=device).log()})
+    flat_actor, flat_critic, flat_temperature = flatten(actor), flatten(critic), flatten(temperature)
+    actor_view, critic_view, log_alpha = frozen_view(actor), frozen_view(critic), temperature["log_alpha"]
     target_entropy = -box.shape[0] if args.target_entropy is None else args.target_entropy
     cuda_graph = args.cuda_graph and device.type == "cuda"
     adam = {"betas": (args.adam_beta1, 0.999), "fused": True, "capturable": cuda_graph}
-    actor_optimizer = torch.optim.Adam(actor.parameters(), lr=args.policy_lr, **adam)
-    critic_optimizer = torch.optim.Adam(critic.parameters(), lr=args.q_lr, **adam)
-    alpha_optimizer = torch.optim.Adam([log_alpha], lr=args.alpha_lr, **adam)
+    actor_optimizer = torch.optim.Adam([flat_actor], lr=args.policy_lr, **adam)
+    critic_optimizer = torch.optim.Adam([flat_critic], lr=args.q_lr, **adam)
+    alpha_optimizer = torch.optim.Adam([flat_temperature], lr=args.alpha_lr, **adam)
     functions = critic_loss, actor_loss, actor_view.act
     if args.compile and has_compiler(device):
         # Checking at every call that no module has changed costs some per cent at small size. None does here; a fork
@@ -702,11 +742,12 @@ def main(args: Args) -> str:
             action = act_fn(obs_tensor, actor.draw_noise(1, generator))[0]
         return action.cpu().numpy().clip(box.low, box.high)  # rounding may pass a bound by one unit
 
-    def descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor, module: nn.Module | None = None):
-        optimizer.zero_grad()
-        loss.backward()
+    def descend(optimizer: torch.optim.Optimizer, flat: nn.Parameter, loss: torch.Tensor, module: nn.Module):
+        """One step on the module's loss, by way of its flat parameters; then its running statistics follow."""
+        gradients = torch.autograd.grad(loss, list(module.parameters()), materialize_grads=True)
+        flat.grad = torch.cat([gradient.flatten() for gradient in gradients])
         optimizer.step()
-        for norm in module.modules() if module else ():
+        for norm in module.modules():
             if isinstance(norm, BatchRenorm):
                 norm.track()
 
@@ -718,7 +759,7 @@ def main(args: Args) -> str:
         # Critic.
         with autocast:
             loss, q = critic_loss_fn(critic, target_critic, actor_view, batch, noise, alpha, args.gamma)
-        descend(critic_optimizer, loss, critic)
+        descend(critic_optimizer, flat_critic, loss, critic)
         if target_critic is not None:
             with torch.no_grad():  # or the targets would drag along the graph of all their updates
                 torch._foreach_lerp_(list(target_critic.parameters()), list(critic.parameters()), args.tau)
@@ -728,12 +769,12 @@ def main(args: Args) -> str:
             noise = actor.draw_noise(args.batch_size, generator)
             with autocast:
                 loss, log_prob = actor_loss_fn(actor, critic_view, batch["obs"], noise, alpha)
-            descend(actor_optimizer, loss, actor)
+            descend(actor_optimizer, flat_actor, loss, actor)
             metrics |= {"losses/actor_loss": loss.detach(), "policy/log_prob": log_prob}
         if with_actor and args.autotune:
             # Temperature: an entropy -log_prob below its target raises alpha.
             loss = log_alpha.exp() * (-log_prob - target_entropy)
-            descend(alpha_optimizer, loss)
+            descend(alpha_optimizer, flat_temperature, loss, temperature)
             metrics["losses/alpha_loss"] = loss.detach()
         return metrics
 
@@ -754,7 +795,7 @@ def main(args: Args) -> str:
         return metrics
 
     # A checkpoint is these parts, the generators, the environment, the counters and the replay buffer.
-    parts = {"actor": actor, "critic": critic, "temperature": nn.ParameterList([log_alpha])}
+    parts = {"actor": actor, "critic": critic, "temperature": temperature}
     parts |= {"actor_optimizer": actor_optimizer, "critic_optimizer": critic_optimizer}
     parts |= {"alpha_optimizer": alpha_optimizer} | ({} if target_critic is None else {"target_critic": target_critic})
     try:

@@ -146,6 +146,11 @@ def conflicts(args: Args) -> tuple:
 
 
 # sync: baseline-check
+def has_bf16() -> bool:
+    """Whether this processor has instructions for bfloat16: without them a step takes several times as long."""
+    return any(there for name, there in torch.cpu.get_capabilities().items() if "bf16" in name)
+
+
 def check(args: Args) -> torch.device:
     """Refuse flags that cannot work, naming flag and remedy; returns the device."""
     for field in fields(args):
@@ -164,6 +169,8 @@ def check(args: Args) -> torch.device:
         ("capture_video", not args.capture_video or importlib.util.find_spec("moviepy"), "pip install moviepy first"),
     ):
         require(fine, f"--{flag.replace('_', '-')} {getattr(args, flag)}: {remedy}")
+    if args.bf16 and device == "cpu" and not has_bf16():
+        print("--bf16: this processor has no bfloat16 instructions and will be slower with it, not faster", flush=True)
     return torch.device(device)
 
 
@@ -495,6 +502,9 @@ def load_checkpoint(run: str) -> dict:
 def read_args(argv: list[str] | None = None) -> Args:
     """The command line's flags; with --resume they complete the checkpoint's, and must not contradict them."""
     args = tyro.cli(Args, args=argv)
+    if hasattr(args, "size"):
+        require(args.size in Args.SIZES, f"--size {args.size}: choose {' or '.join(Args.SIZES)}")
+        args = tyro.cli(Args, args=argv, default=replace(Args(), **Args.SIZES[args.size]))
     if args.resume is not None:
         old = replace(load_checkpoint(args.resume)["args"], resume=args.resume, eval_only=args.eval_only)
         args = tyro.cli(Args, args=argv, default=old)

@@ -718,6 +718,9 @@ def load_checkpoint(run: str) -> dict:
 def read_args(argv: list[str] | None = None) -> Args:
     """The command line's flags; with --resume they complete the checkpoint's, and must not contradict them."""
     args = tyro.cli(Args, args=argv)
+    if hasattr(args, "size"):
+        require(args.size in Args.SIZES, f"--size {args.size}: choose {' or '.join(Args.SIZES)}")
+        args = tyro.cli(Args, args=argv, default=replace(Args(), **Args.SIZES[args.size]))
     if args.resume is not None:
         old = replace(load_checkpoint(args.resume)["args"], resume=args.resume, eval_only=args.eval_only)
         args = tyro.cli(Args, args=argv, default=old)

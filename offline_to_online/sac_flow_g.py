@@ -569,10 +569,11 @@ class Velocity(nn.Module):
         self.time = nn.Sequential(nn.Linear(time_dim, 64), nn.SiLU(), nn.Linear(64, time_dim))
         # First layers of gate and candidate in one, stored by input: W [s; A; t] = W_s s + W_A A + W_t t.
         fan_in = (obs_dim, action_dim, time_dim)
-        parts = (nn.Linear(n, 2 * hidden, bias=i == 0) for i, n in enumerate(fan_in))
-        self.from_obs, self.from_x, self.from_time = parts
-        for part in (self.from_obs, self.from_x, self.from_time):  # initialised as the one layer they are
+        parts = [nn.Linear(n, 2 * hidden, bias=i == 0) for i, n in enumerate(fan_in)]
+        for part in parts:  # initialised as the one layer they are
             nn.init.uniform_(part.weight, -(sum(fan_in) ** -0.5), sum(fan_in) ** -0.5)
+        self.from_obs, from_x, self.from_time = parts
+        self.from_x = nn.Parameter(from_x.weight.detach().t().contiguous())  # (d, n): its gradient is faster this way
         self.deeper = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(args.candidate_layers - 1))
         self.gate, self.candidate = nn.Linear(hidden, action_dim), nn.Linear(hidden, action_dim)
         nn.init.zeros_(self.gate.weight)
@@ -590,7 +591,7 @@ class Velocity(nn.Module):
     def step(self, context: tuple, x: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """v and log sigma (B, d) at A_k = x, for the k-th time given to `precompute`."""
         from_obs, from_time, log_std = context
-        gate, candidate = F.silu(from_obs + (from_time[k] + self.from_x(x))).chunk(2, dim=-1)
+        gate, candidate = F.silu(torch.addmm(from_obs + from_time[k], x, self.from_x)).chunk(2, dim=-1)
         for layer in self.deeper:
             candidate = F.silu(layer(candidate))
         candidate = self.candidate(candidate)
@@ -841,6 +842,9 @@ def load_checkpoint(run: str) -> dict:
 def read_args(argv: list[str] | None = None) -> Args:
     """The command line's flags; with --resume they complete the checkpoint's, and must not contradict them."""
     args = tyro.cli(Args, args=argv)
+    if hasattr(args, "size"):
+        require(args.size in Args.SIZES, f"--size {args.size}: choose {' or '.join(Args.SIZES)}")
+        args = tyro.cli(Args, args=argv, default=replace(Args(), **Args.SIZES[args.size]))
     if args.resume is not None:
         old = replace(load_checkpoint(args.resume)["args"], resume=args.resume, eval_only=args.eval_only)
         args = tyro.cli(Args, args=argv, default=old)

@@ -555,7 +555,7 @@ def bounded(x: torch.Tensor, low: float, high: float) -> torch.Tensor:
 # sync: relu
 def relu(x: torch.Tensor) -> torch.Tensor:
     """ReLU. Behind frozen weights F.relu saves a boolean mask, whose stores Inductor does not vectorise."""
-    return 0.5 * (x + x.abs())
+    return 0.5 * (x + x.abs()) if torch.compiler.is_compiling() else F.relu(x)
 
 
 # sync: velocity-naive
@@ -567,16 +567,18 @@ class Velocity(nn.Module):
         hidden, self.limits = args.hidden_dim, (args.log_std_min, args.log_std_max)
         # The first layer, stored by input: W [s; A; t] = W_s s + W_A A + W_t t.
         fan_in = (obs_dim, action_dim, 1)
-        self.from_obs, self.from_x, self.from_time = (nn.Linear(n, hidden, bias=i == 0) for i, n in enumerate(fan_in))
-        for part in (self.from_obs, self.from_x, self.from_time):  # initialised as the one layer they are
+        parts = [nn.Linear(n, hidden, bias=i == 0) for i, n in enumerate(fan_in)]
+        for part in parts:  # initialised as the one layer they are
             nn.init.uniform_(part.weight, -(sum(fan_in) ** -0.5), sum(fan_in) ** -0.5)
+        self.from_obs, from_x, self.from_time = parts
+        self.from_x = nn.Parameter(from_x.weight.detach().t().contiguous())  # (d, n): its gradient is faster this way
         self.hidden, self.head = nn.Linear(hidden, hidden), nn.Linear(hidden, 2 * action_dim)
 
     @staticmethod
-    def float32(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    def float32(product, *tensors: torch.Tensor) -> torch.Tensor:
         """A narrow product kept out of --bf16: v has to cancel an A_k that is wide next to the noise of the action."""
-        with torch.autocast(x.device.type, enabled=False):
-            return layer(x.to(layer.weight.dtype))
+        with torch.autocast(tensors[0].device.type, enabled=False):
+            return product(*(tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors))
 
     def precompute(self, obs: torch.Tensor, t: torch.Tensor) -> tuple:
         """All that does not depend on A, for the times t (K, B or 1, 1) at once: the rollout's loop is only `step`."""
@@ -585,7 +587,8 @@ class Velocity(nn.Module):
     def step(self, context: tuple, x: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """v and log sigma (B, d) at A_k = x, for the k-th time given to `precompute`."""
         from_obs, from_time = context
-        h = relu(self.hidden(relu(from_obs + (from_time[k] + self.float32(self.from_x, x)))))
+        h = relu(self.float32(torch.addmm, from_obs + from_time[k], x, self.from_x))
+        h = relu(self.hidden(h))
         v, log_std = self.float32(self.head, h).chunk(2, dim=-1)
         return v, bounded(log_std, *self.limits)
 
@@ -833,6 +836,9 @@ def load_checkpoint(run: str) -> dict:
 def read_args(argv: list[str] | None = None) -> Args:
     """The command line's flags; with --resume they complete the checkpoint's, and must not contradict them."""
     args = tyro.cli(Args, args=argv)
+    if hasattr(args, "size"):
+        require(args.size in Args.SIZES, f"--size {args.size}: choose {' or '.join(Args.SIZES)}")
+        args = tyro.cli(Args, args=argv, default=replace(Args(), **Args.SIZES[args.size]))
     if args.resume is not None:
         old = replace(load_checkpoint(args.resume)["args"], resume=args.resume, eval_only=args.eval_only)
         args = tyro.cli(Args, args=argv, default=old)

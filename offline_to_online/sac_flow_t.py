@@ -568,11 +568,14 @@ class DecoderLayer(nn.Module):
         self.widen, self.narrow = nn.Linear(d_model, 4 * d_model), nn.Linear(4 * d_model, d_model)
         self.norm_self, self.norm_feed_forward = nn.LayerNorm(d_model, eps=1e-6), nn.LayerNorm(d_model, eps=1e-6)
 
-    def forward(self, z: torch.Tensor, attended_state: torch.Tensor) -> torch.Tensor:
-        z = z + self.self_attention(self.norm_self(z)) + attended_state
-        h = self.widen(self.norm_feed_forward(z))
-        # GELU in its tanh form: (1 + tanh u) / 2 = sigmoid(2 u), which compiles to faster code.
-        return z + self.narrow(h * torch.sigmoid(math.sqrt(8 / math.pi) * (h + 0.044715 * h**3)))
+    def precompute(self, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What is the same at every step: attention to the state and both biases (B, d_model), and (W_o W_v)^T."""
+        value, output = self.self_attention
+        return self.cross_attention(state) + output(value.bias), (output.weight @ value.weight).t()
+
+    def forward(self, z: torch.Tensor, attended_state: torch.Tensor, self_weight: torch.Tensor) -> torch.Tensor:
+        z = torch.addmm(z + attended_state, self.norm_self(z), self_weight)
+        return z + self.narrow(F.gelu(self.widen(self.norm_feed_forward(z))))
 
 
 class Velocity(nn.Module):
@@ -593,14 +596,14 @@ class Velocity(nn.Module):
     def precompute(self, obs: torch.Tensor, t: torch.Tensor) -> tuple:
         """All that does not depend on A, for the times t (K, B or 1, 1) at once: the rollout's loop is only `step`."""
         state = self.state(obs)
-        return self.time(t), [layer.cross_attention(state) for layer in self.layers]
+        return self.time(t), [layer.precompute(state) for layer in self.layers]
 
     def step(self, context: tuple, x: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """v and log sigma (B, d) at A_k = x, for the k-th time given to `precompute`."""
-        time, attended_states = context
+        time, same_at_every_step = context
         z = self.action(x) + time[k]
-        for layer, attended_state in zip(self.layers, attended_states, strict=True):
-            z = layer(z, attended_state)
+        for layer, same in zip(self.layers, same_at_every_step, strict=True):
+            z = layer(z, *same)
         v, log_std = self.head(self.norm(z)).chunk(2, dim=-1)
         return v, bounded(log_std, *self.limits)
 
@@ -848,6 +851,9 @@ def load_checkpoint(run: str) -> dict:
 def read_args(argv: list[str] | None = None) -> Args:
     """The command line's flags; with --resume they complete the checkpoint's, and must not contradict them."""
     args = tyro.cli(Args, args=argv)
+    if hasattr(args, "size"):
+        require(args.size in Args.SIZES, f"--size {args.size}: choose {' or '.join(Args.SIZES)}")
+        args = tyro.cli(Args, args=argv, default=replace(Args(), **Args.SIZES[args.size]))
     if args.resume is not None:
         old = replace(load_checkpoint(args.resume)["args"], resume=args.resume, eval_only=args.eval_only)
         args = tyro.cli(Args, args=argv, default=old)

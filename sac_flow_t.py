@@ -226,7 +226,8 @@ class BatchRenorm(nn.Module):
         self.batch_mean, self.batch_var = mean.detach(), var.detach()
         if fuse:
             return ((x - mean) * (r / std) + d) * self.weight + self.bias
-        return F.batch_norm(x, None, None, self.weight * r, self.weight * d + self.bias, training=True, eps=self.eps)
+        weight, bias = self.weight * r, self.weight * d + self.bias
+        return torch.native_batch_norm(x, weight, bias, None, None, True, 0, self.eps)[0]  # F's refuses a batch of one
 
 
 class Critic(nn.Module):

@@ -34,14 +34,12 @@ LAST_STEP = [
 GAUSSIAN = [*LAST_STEP, ("path, log_stds = [noise[0]], []", "path, log_stds = [noise[0] * 0], []")]
 POST_NORM = [
     (
-        "z = z + self.self_attention(self.norm_self(z)) + attended_state",
-        "z = self.norm_self(z + self.self_attention(z) + attended_state)",
+        "z = torch.addmm(z + attended_state, self.norm_self(z), self_weight)",
+        "z = self.norm_self(torch.addmm(z + attended_state, z, self_weight))",
     ),
-    ("h = self.widen(self.norm_feed_forward(z))", "h = self.widen(z)"),
     (
-        "return z + self.narrow(h * torch.sigmoid(math.sqrt(8 / math.pi) * (h + 0.044715 * h**3)))",
-        "h = self.narrow(h * torch.sigmoid(math.sqrt(8 / math.pi) * (h + 0.044715 * h**3)))\n"
-        "        return self.norm_feed_forward(z + h)",
+        "return z + self.narrow(F.gelu(self.widen(self.norm_feed_forward(z))))",
+        "return self.norm_feed_forward(z + self.narrow(F.gelu(self.widen(z))))",
     ),
     ("self.norm, self.head = nn.LayerNorm(d, eps=1e-6), ", "self.norm, self.head = nn.Identity(), "),
 ]

@@ -14,9 +14,8 @@ def test_decoder_layer_is_a_transformer_decoder_layer():
     """With any queries and keys: self-attention under a diagonal mask, cross-attention to one state token."""
     layer = importlib.import_module("sac_flow_t").DecoderLayer(96)
     reference = nn.TransformerDecoderLayer(
-        96, 4, 384, dropout=0, activation=lambda h: F.gelu(h, approximate="tanh"), norm_first=True, batch_first=True,
-        layer_norm_eps=1e-6,
-    )  # fmt: skip
+        96, 4, 384, dropout=0, activation="gelu", norm_first=True, batch_first=True, layer_norm_eps=1e-6
+    )
     for mine, theirs in (
         (layer.self_attention, reference.self_attn),
         (layer.cross_attention, reference.multihead_attn),
@@ -31,7 +30,7 @@ def test_decoder_layer_is_a_transformer_decoder_layer():
 
     tokens, state = torch.randn(5, 4, 96), torch.randn(5, 1, 96)  # four tokens (K = 4) of five samples
     expected = reference(tokens, state, tgt_mask=~torch.eye(4, dtype=torch.bool))
-    actual = torch.stack([layer(tokens[:, k], layer.cross_attention(state[:, 0])) for k in range(4)], dim=1)
+    actual = torch.stack([layer(tokens[:, k], *layer.precompute(state[:, 0])) for k in range(4)], dim=1)
     assert torch.allclose(actual, expected, atol=1e-5)
     # The queries and keys of the reference are dead weights.
     expected.square().sum().backward()
@@ -55,7 +54,7 @@ def test_precompute_and_step_are_forward(name):
 def test_velocity_matches_an_unsplit_first_layer(layers):
     """Flow-G's layer stored by input equals one layer on [s; A; embedded t], initialised like one."""
     velocity = make_actor(importlib.import_module("sac_flow_g"), candidate_layers=layers).velocity
-    parts = [velocity.from_obs.weight, velocity.from_x.weight, velocity.from_time.weight]
+    parts = [velocity.from_obs.weight, velocity.from_x.t(), velocity.from_time.weight]
     weight, bound = torch.cat(parts, dim=1), (3 + 2 + 32) ** -0.5
     assert weight.abs().max() <= bound and all(part.abs().max() > 0.9 * bound for part in parts)
     obs, x, t = torch.randn(6, 3).double(), torch.randn(6, 2).double(), torch.rand(6, 1).double()

@@ -390,6 +390,8 @@ def test_gradients_along_the_rollout_on_a_trained_critic(trained_critic, name, l
                     layer.weight.data.mul_(factor)
                 if part == "head":  # v and log sigma in one: sigma stays
                     layer.weight.data[-3:].div_(factor)
+            if name != "sac_flow_t":  # a part of the first layer
+                actor.velocity.from_x.data.mul_(factor)
             noise = noise_for(actor, len(obs), seed)
             views = module.frozen_view(actor), module.frozen_view(critic)
             statistics = module.path_statistics(*views, obs, noise, torch.tensor(0.01))

@@ -1,29 +1,29 @@
-"""Time the trainers and the baselines, and print how much of the hardware the trainers use.
+"""Time the trainers in one interleaved run: seconds to the first updates, milliseconds per step, peak memory.
 
-    OMP_NUM_THREADS=1 taskset -c 0 python scripts/benchmark.py                     # full size, Hopper and Humanoid
-    OMP_NUM_THREADS=1 taskset -c 0 python scripts/benchmark.py --small             # the small size, HalfCheetah
-    python scripts/benchmark.py --variants compiled --scripts sac_flow_g --device cuda
-    python scripts/benchmark.py --small --no-yardstick --processes 2               # two seeds side by side
-    python scripts/benchmark.py --small --no-yardstick --scripts baselines/ppo baselines/qsm
+    OMP_NUM_THREADS=1 taskset -c 0 python scripts/benchmark.py                      # four scripts, small size
+    OMP_NUM_THREADS=1 taskset -c 0 python scripts/benchmark.py --full               # the paper's size on Humanoid-v4
+    OMP_NUM_THREADS=1 taskset -c 0 python scripts/benchmark.py --growth             # over K, batch and width
+    OMP_NUM_THREADS=1 taskset -c 0 python scripts/benchmark.py --against ../older   # beside another checkout
+    OMP_NUM_THREADS=1 taskset -c 0 python scripts/benchmark.py --peers-python .venv-peers/bin/python
+    python scripts/benchmark.py --table-only                                        # the table and the picture
 
-Every row is a real training of a few hundred steps (acting, environment, replay buffer, update), timed by the script's
-own charts/SPS after the compilation, and next to it, in the same minute, the rate of a 1024^3 matrix product. The floor
-is the time that the update's matrix products take at that rate; the share is floor / measured. The FLOPs are counted
-by torch.utils.flop_counter on the eager losses and their gradients. The yardstick is plain SAC in eager mode: 256-wide
-networks without BatchRenorm, target networks, one actor update per critic update. Of the baselines only the time is
-measured; a window of PPO's is a rollout with its update. The compilation's seconds are those of the first two windows
-beyond a usual window's: near 0 where torch's cache on disk has the code from an earlier run.
+Every row is a real training. All of them run at once, but only one at a time takes steps: each stops in its
+environment after a window of steps until it is its turn again, so that a slow minute of the machine hits all alike. The
+ratio is the median over windows of the first row's time by this row's: above 1 is faster than the first row.
 
-Writes a CSV file (--csv) and prints a Markdown table. With one thread the figures are those of one core.
+A start is the time from the process's beginning to the tenth update: cold with empty caches of torch.compile, warm with
+those of the cold start. Peers are Stable-Baselines3's SAC and SBX's CrossQ and SAC, from an environment of their own
+(pip install -r scripts/requirements-peers.txt), with 256-wide networks and batches of 256.
+
+Appends to --csv. With OMP_NUM_THREADS=1 and one core the figures are those of one core.
 """
 
 import csv
-import importlib
-import math
 import os
 import platform
 import re
-import shutil
+import shlex
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,38 +31,72 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import gymnasium as gym
-import numpy as np
 import torch
 import tyro
-from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "baselines")]
-SCRIPTS = ("sac_flow_naive", "sac_flow_g", "sac_flow_t", "sac_gaussian")
-BASELINES = ("baselines/ppo", "baselines/qsm", "baselines/dime", "baselines/flowrl")
-YARDSTICK = (
-    "--no-crossq --no-normalize-obs --adam-beta1 0.9 --policy-frequency 1 --critic-hidden-dim 256 --hidden-dim 256"
-)
-VARIANTS = {"eager": "--no-compile", "compiled": "", "bf16": "--bf16"}
-CUDA_VARIANTS = VARIANTS | {"graph": "--cuda-graph", "graph-bf16": "--cuda-graph --bf16"}
-FIGURES = ("processes", "ms_per_step", "floor_ms", "share", "act_ms", "compile_s", "peak_gib")
-SMALL = "--critic-hidden-dim 256 --batch-size 256"
+SCRIPTS = ("sac_gaussian", "sac_flow_naive", "sac_flow_g", "sac_flow_t")
+# The trainer's first environment reports over a pipe, and waits for a line before it goes on.
+CHILD = """
+import os, runpy, sys, time
+import gymnasium as gym
+first, window = int(sys.argv[1]), int(sys.argv[2])
+sys.argv = sys.argv[3:]
+reports = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
+make = gym.make
+
+class Turns(gym.Wrapper):
+    steps = 0
+
+    def step(self, action):
+        result = self.env.step(action)
+        self.steps += 1
+        if self.steps >= first and (self.steps - first) % window == 0:
+            print(time.perf_counter() - self.begin if self.steps > first else 0, file=reports, flush=True)
+            sys.stdin.readline()
+            self.begin = time.perf_counter()
+        return result
+
+def make_first(*args, **kwargs):
+    gym.make = make
+    return Turns(make(*args, **kwargs))
+
+gym.make = make_first
+sys.path.insert(0, os.path.dirname(os.path.abspath(sys.argv[0])))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+PEER = """
+import sys
+import gymnasium as gym
+from {package} import {name}
+flags = dict(batch_size=256, learning_starts=int(sys.argv[2]), policy_kwargs=dict(net_arch=[256, 256]), device="cpu")
+{name}("MlpPolicy", gym.make(sys.argv[1]), **flags).learn(10**6)
+"""
+PEERS = {
+    "SBX CrossQ": PEER.format(package="sbx", name="CrossQ"),
+    "SBX SAC": PEER.format(package="sbx", name="SAC"),
+    "SB3 SAC": PEER.format(package="stable_baselines3", name="SAC"),
+}
 
 
 @dataclass
 class Args:
-    scripts: tuple[str, ...] = SCRIPTS + BASELINES  # scripts to time
-    variants: tuple[str, ...] = ()  # of eager, compiled, bf16, on CUDA graph and graph-bf16 (default: all)
-    env_ids: tuple[str, ...] = ("Hopper-v4", "Humanoid-v4")  # tasks, that is shapes
-    small: bool = False  # the small size on HalfCheetah-v4, where --env-ids is not given
-    yardstick: bool = True  # time plain eager SAC too
-    device: str = "cpu"  # cpu or cuda
-    window: int = 60  # steps per timing window
-    processes: int = 1  # trainings side by side, on a CPU on a core each; the rates are of all together
-    windows: int = 5  # windows after the warm-up; the median counts
-    csv: Path = ROOT / "results" / "speed.csv"  # file to append to
-    table_only: bool = False  # print the table of --csv and measure nothing
+    scripts: tuple[str, ...] = SCRIPTS  # scripts to time
+    full: bool = False  # the paper's size on Humanoid-v4, not the small size on HalfCheetah-v4
+    growth: bool = False  # over sampling steps, batch size and width, one at a time, from the small size
+    env_id: str | None = None  # another task
+    flags: str = ""  # flags for every script, as one string
+    compiled: bool = True  # at small size, where eager is the default, a row with --compile too
+    against: Path | None = None  # root of another checkout, timed beside this one
+    against_flags: str = "--critic-hidden-dim 256 --batch-size 256"  # what the small size is called there
+    peers_python: Path | None = None  # Python that has the peers, timed as well
+    starts: bool = True  # time cold and warm starts too
+    window: int = 60  # steps per turn
+    windows: int = 7  # turns of each row; the first is not counted
+    csv: Path = ROOT / "results" / "benchmark.csv"  # file to append to
+    figure: Path = ROOT / "results" / "figures" / "benchmark.svg"  # picture that --table-only draws
+    table_only: bool = False  # print the table of --csv, draw the picture and measure nothing
 
 
 def require(condition: bool, message: str):
@@ -72,188 +106,215 @@ def require(condition: bool, message: str):
         raise SystemExit(2)
 
 
-def provenance() -> dict[str, str]:
-    """What a measurement's row says of its circumstances."""
+def processor() -> dict[str, str]:
+    """Its name and the vector instructions that decide how fast products are."""
     info = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
-    hardware = f"{names[0] if names else platform.machine()}, {torch.get_num_threads()} thread(s)"
+    capabilities = torch.cpu.get_capabilities()
+    known = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16", "sve", "bf16")
+    instructions = " ".join(name for name in known if capabilities.get(name))
+    return {"processor": names[0] if names else platform.machine(), "instructions": instructions}
+
+
+def provenance() -> dict[str, str]:
+    """What a measurement's row says of its circumstances."""
+    hardware = f"{processor()['processor']}, {torch.get_num_threads()} thread(s)"
     return {"date": time.strftime("%Y-%m-%d"), "hardware": hardware, "torch": torch.__version__}
 
 
-def commit() -> str:
-    """The repository's commit, 12 digits, with "-dirty" behind it where files differ from it."""
-    if shutil.which("git") is None:
+def commit(root: Path = ROOT) -> str:
+    """The checkout's commit, 12 digits, with "-dirty" behind it where files differ from it."""
+    command = ["git", "-C", root, "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip() or "unknown"
+    except FileNotFoundError:
         return "unknown"
-    command = ["git", "-C", ROOT, "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip() or "unknown"
 
 
-def gemm_rate(device: str, dtype: torch.dtype) -> float:
-    """FLOP/s of a 1024^3 product, with the precision the trainers use: best of 20."""
-    torch.set_float32_matmul_precision("medium" if device == "cpu" else "high")
-    a, b = (torch.randn(1024, 1024, device=device, dtype=dtype) for _ in range(2))
-    best = float("inf")
-    for _ in range(20):
-        start = time.perf_counter()
-        c = a @ b
-        c[0, 0].item()
-        best = min(best, time.perf_counter() - start)
-    return 2 * 1024**3 / best
+class Trainer:
+    """One row's process, which takes steps in its turns only."""
+
+    def __init__(self, command: list, first: int, window: int, cache: str, log: Path):
+        """Start it, and wait for its step `first`."""
+        python, *rest = command
+        environment = {"OMP_NUM_THREADS": "1"} | os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache, "TMPDIR": cache}
+        call = [python, "-c", CHILD, str(first), str(window), *rest]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
+        began, self.command, self.log = time.perf_counter(), shlex.join(map(str, rest)), log
+        with open(log, "w") as file:
+            self.process = subprocess.Popen(call, stderr=file, **pipes)
+        self.read()
+        self.start = time.perf_counter() - began  # seconds
+
+    def read(self) -> float:
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.command} ended:\n{self.log.read_text()}")
+        return float(line)
+
+    def turn(self) -> float:
+        """Seconds of its next window."""
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        return self.read()
+
+    def peak_gib(self) -> float:
+        """Peak resident memory, where the system tells it."""
+        status = Path(f"/proc/{self.process.pid}/status")
+        found = re.search(r"VmHWM:\s+(\d+)", status.read_text()) if status.exists() else None
+        return int(found[1]) / 2**20 if found else float("nan")
+
+    def end(self):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdin.close()
+        self.process.stdout.close()
 
 
-def flops_per_step(module, args, env_id: str) -> float:
-    """Matrix-product FLOPs of one environment step: critic update, and the actor's share of one."""
-    env = gym.make(env_id)
-    n, box = env.observation_space.shape[0], env.action_space
-    actor, critic = module.Actor(n, box, args), module.Critic(n, box.shape[0], args.critic_hidden_dim, args.crossq)
-    generator, size = torch.Generator().manual_seed(0), args.batch_size
-    batch = {"obs": torch.randn(size, n), "next_obs": torch.randn(size, n), "action": torch.zeros(size, box.shape[0])}
-    batch |= {"reward": torch.zeros(size), "terminated": torch.zeros(size)}
-    target = None if args.crossq else module.frozen_view(critic)
-    noise, alpha, total = actor.draw_noise(size, generator), torch.tensor(0.01), 0.0
-    for share, loss in (
-        (1, lambda: module.critic_loss(critic, target, module.frozen_view(actor), batch, noise, alpha, 0.99)),
-        (
-            1 / args.policy_frequency,
-            lambda: module.actor_loss(actor, module.frozen_view(critic), batch["obs"], noise, alpha),
-        ),
-    ):
-        with FlopCounterMode(display=False) as counter:
-            loss()[0].backward()
-        total += share * counter.get_total_flops()
-    return total
+def rows(args: Args, folder: str) -> list[dict]:
+    """What to time: label, checkout, flags, command."""
+    env_id = args.env_id or ("Humanoid-v4" if args.full else "HalfCheetah-v4")
+    size = "--size full" if args.full else "--size small"
+    usual = f"--env-id {env_id} --eval-frequency 0 --checkpoint-frequency 0 --run-dir {folder} {args.flags}"
+    found = []
+
+    def add(script: str, flags: str, root: Path = ROOT):
+        starts = max(300, int((re.findall(r"--batch-size (\d+)", flags) or [512 if args.full else 256])[-1]) + 44)
+        line = f"{usual} {flags} --learning-starts {starts}"
+        command = [sys.executable, root / f"{script}.py", *line.split()]
+        found.append({"script": script, "flags": flags, "commit": commit(root), "env": env_id, "first": starts + 10})
+        found[-1]["command"] = command
+
+    if args.growth:
+        for script in args.scripts:
+            width = "--d-model" if script == "sac_flow_t" else "--hidden-dim"
+            for k in (1, 2, 4, 8, 16) if script != "sac_gaussian" else ():
+                add(script, f"{size} --sampling-steps {k}")
+            for batch in (128, 512, 1024):
+                add(script, f"{size} --batch-size {batch}")
+            for wide in (48, 192) if script == "sac_flow_t" else (256, 1024):
+                add(script, f"{size} {width} {wide}")
+        return found
+    for script in args.scripts:
+        if args.against:
+            add(script, "" if args.full else args.against_flags, args.against.resolve())
+        add(script, size)
+        if not args.full and args.compiled:
+            add(script, f"{size} --compile")
+    for name, program in PEERS.items() if args.peers_python else ():
+        file = Path(folder, f"{name.replace(' ', '_')}.py")
+        file.write_text(program)
+        row = {"script": name, "flags": "", "commit": "", "env": env_id, "first": 310}
+        found.append(row | {"command": [args.peers_python, file, env_id, "300"]})
+    return found
 
 
-def acting_time(module, args, env_id: str, compiled: bool) -> float:
-    """Milliseconds to act once on one observation, NumPy to NumPy, with the weights in cache."""
-    env = gym.make(env_id)
-    obs, box = env.observation_space.sample().astype(np.float32), env.action_space
-    actor = module.frozen_view(module.Actor(len(obs), box, args).to(args.device))
-    generator = torch.Generator(args.device).manual_seed(0)
-    act = torch.compile(actor.act, dynamic=False) if compiled else actor.act
-    times = []
-    for _ in range(500):
-        start = time.perf_counter()
-        with module.blas_products():
-            act(torch.as_tensor(obs, device=args.device)[None], actor.draw_noise(1, generator))[0].cpu().numpy()
-        times.append(time.perf_counter() - start)
-    return 1e3 * float(np.median(times[100:]))
-
-
-def available_cores() -> list[int]:
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]  # macOS cannot pin
-
-
-def train(script: str, flags: list[str], args) -> dict:
-    """Run the trainer, `args.processes` of them side by side; means over them of the median milliseconds per step, the
-    compile seconds and the peak resident memory."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    on_policy = script == "baselines/ppo"
-    starts, window = (0, 2048) if on_policy else (1000, args.window)
-    flags = [*flags, "--total-timesteps", f"{starts + window * (args.windows + 2)}"]
-    flags += [] if on_policy else ["--learning-starts", f"{starts}"]
-    flags += ["--eval-frequency", "0", "--checkpoint-frequency", "0", "--log-frequency", f"{window}"]
-    code = "import os,resource,subprocess,sys; cores = [*map(int, sys.argv[1].split())];"
-    code += "cores and os.sched_setaffinity(0, cores);"
-    code += "rc=subprocess.run(sys.argv[2:]).returncode;"
-    code += "print('peak', resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(rc)"
-    figures, cores = [], available_cores()
+def measure(args: Args) -> list[dict]:
+    base = {"date": time.strftime("%Y-%m-%d")} | processor() | {"torch": torch.__version__}
+    base["threads"] = os.environ.get("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(ROOT / f"{script}.py"), *flags]
-        running = []
-        for i in range(args.processes):
-            mine = f"{cores[i]}" if args.processes > 1 and args.device == "cpu" else ""
-            call = [sys.executable, "-c", code, mine, *command, "--seed", f"{i + 1}", "--run-dir", f"{folder}/{i}"]
-            running.append(subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-        outputs = [process.communicate() for process in running]
-        for i, (process, (out, err)) in enumerate(zip(running, outputs, strict=True)):
-            if process.returncode:
-                raise RuntimeError(f"{' '.join(command)} failed:\n{err}")
-            events = EventAccumulator(str(next(Path(folder, f"{i}").iterdir())), size_guidance={"scalars": 0})
-            events.Reload()
-            ms = float(np.median([1e3 / event.value for event in events.Scalars("charts/SPS")[-args.windows :]]))
-            loss = "losses/policy_loss" if on_policy else "losses/qf_loss"  # from the end of the first window on
-            begin = [event.wall_time for event in events.Scalars("charts/episodic_return") if event.step <= starts][-1:]
-            begin += [event.wall_time for event in events.Tensors("versions/text_summary")][: not begin]
-            compile_s = events.Scalars(loss)[1].wall_time - begin[0] - 2 * window * ms / 1e3
-            figures.append((ms, compile_s, int(re.search(r"peak (\d+)", out)[1]) / 2**20))
-    return dict(zip(("ms_per_step", "compile_s", "peak_gib"), np.mean(figures, axis=0).tolist(), strict=True))
+        todo, running = rows(args, folder), []
+        log = Path(folder, "log")
+        try:
+            for i, row in enumerate(todo):
+                cache = os.path.join(folder, f"cache{i}" if args.starts else "cache")
+                os.makedirs(cache, exist_ok=True)
+                cold = Trainer(row["command"], row["first"], args.window, cache, log) if args.starts else None
+                if cold:
+                    cold.end()
+                warm = Trainer(row["command"], row["first"], args.window, cache, Path(folder, f"log{i}"))
+                running.append(warm)
+                row["cold_start_s"] = cold.start if cold else float("nan")
+                row["warm_start_s"] = warm.start if cold else float("nan")
+                print(f"{row['script']} {row['flags']}: {row['cold_start_s']:.1f} s cold", file=sys.stderr)
+            turns = [[trainer.turn() for trainer in running] for _ in range(args.windows)][1:]
+            for i, (row, trainer) in enumerate(zip(todo, running, strict=True)):
+                mine = [turn[i] for turn in turns]
+                row["ms_per_step"] = 1e3 * statistics.median(mine) / args.window
+                row["ratio"] = statistics.median(turn[0] / turn[i] for turn in turns)
+                row["peak_gib"] = trainer.peak_gib()
+        finally:
+            for trainer in running:
+                trainer.end()
+    return [base | {k: v for k, v in row.items() if k not in ("command", "first")} for row in todo]
 
 
-def append(path: Path, row: dict):
-    """Each row at once, so that an interrupted run keeps what it measured."""
+def append(path: Path, measured: list[dict]):
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
+        writer = csv.DictWriter(file, list(measured[0]))
         if file.tell() == 0:
             writer.writeheader()
-        writer.writerow({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()})
+        for row in measured:
+            writer.writerow({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()})
 
 
-def show(rows: list[dict]):
-    """The table in Markdown, once for each machine and version in it."""
-    for machine in dict.fromkeys((row["hardware"], row["torch"]) for row in rows):
-        print(f"\n{machine[0]}, torch {machine[1]}\n")
-        head = "task | script | variant | processes | ms/step | steps/s | floor ms | share of floor"
-        head += " | acting ms | compile s | peak GiB"
+def show(measured: list[dict]):
+    """The table in Markdown, once for each processor."""
+    for machine in dict.fromkeys((row["processor"], row["instructions"], row["torch"]) for row in measured):
+        print(f"\n{machine[0]} ({machine[1]}), torch {machine[2]}\n")
+        head = (
+            "task | script | flags | commit | cold start, s | warm start, s | ms/step | ratio to the first | peak GiB"
+        )
         print(f"| {head} |\n|{'---|' * len(head.split('|'))}")
-        for row in rows:
-            if (row["hardware"], row["torch"]) != machine:
+        for row in measured:
+            if (row["processor"], row["instructions"], row["torch"]) != machine:
                 continue
-            r = {name: float(row[name]) for name in FIGURES}
-            figures = f"{r['ms_per_step']:.1f} | {1e3 * r['processes'] / r['ms_per_step']:.0f}"
-            figures += f" | {r['floor_ms']:.1f} | {r['share']:.0%}"
-            figures += f" | {r['act_ms']:.2f} | {max(r['compile_s'], 0):.0f} | {r['peak_gib']:.1f}"
-            figures = figures.replace("nan%", "nan").replace("nan", "\u2013")
-            print(f"| {row['env']} | {row['script']} | {row['variant']} | {row['processes']} | {figures} |")
+            cells = [row["env"], row["script"], row["flags"], row["commit"]]
+            names = (("cold_start_s", 1), ("warm_start_s", 1), ("ms_per_step", 1), ("ratio", 2), ("peak_gib", 2))
+            cells += [f"{float(row[name]):.{digits}f}".replace("nan", "\u2013") for name, digits in names]
+            print(f"| {' | '.join(cells)} |")
+
+
+def draw(measured: list[dict], path: Path):
+    """Milliseconds per step over K, batch size and width, a panel each, of the rows of --growth."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    panels = {"--sampling-steps": "K", "--batch-size": "batch size", "--hidden-dim": "width", "--d-model": "d_model"}
+    fig, axes = plt.subplots(1, len(panels), figsize=(12, 3.2), layout="constrained")
+    for ax, (flag, name) in zip(axes, panels.items(), strict=True):
+        for script in SCRIPTS:
+            points = [
+                (int(found[1]), float(row["ms_per_step"]))
+                for row in measured
+                if row["script"] == script and (found := re.search(rf"{flag} (\d+)$", row["flags"]))
+            ]
+            if points:
+                ax.plot(*zip(*sorted(points), strict=True), marker="o", label=script)
+        ax.set_xlabel(name)
+        ax.set_ylim(bottom=0)
+        ax.set_xlim(left=0)
+    axes[0].set_ylabel("ms per step")
+    axes[1].legend(frameon=False, fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fig.savefig(path, metadata={"Date": None})
 
 
 def main(args: Args):
     if args.table_only:
         require(args.csv.is_file(), f"--csv {args.csv}: no such file; measure first, without --table-only")
         with open(args.csv, newline="") as file:
-            return show(list(csv.DictReader(file)))
-    possible = CUDA_VARIANTS if args.device == "cuda" else VARIANTS
-    for name in args.variants:
-        require(name in possible, f"--variants {name}: on {args.device} there are {', '.join(possible)}")
-    cores = len(available_cores())
-    fits = args.device == "cuda" or args.processes <= cores
-    require(args.processes > 0 and fits, f"--processes {args.processes}: there are {cores} cores to pin them to")
-    require(args.device != "cuda" or torch.cuda.is_available(), "--device cuda: no CUDA device here; use --device cpu")
-    if args.small and args.env_ids == Args.env_ids:
-        args.env_ids = ("HalfCheetah-v4",)
-    base = provenance() | {"device": args.device}
-    if args.device == "cuda":
-        base["hardware"] = torch.cuda.get_device_name()
-    rows = []
-    small = {s: " " + SMALL if args.small and s != "baselines/ppo" else "" for s in args.scripts}  # PPO is small
-    jobs = [(s, v, possible[v] + small[s]) for s in args.scripts for v in args.variants or possible]
-    jobs = [job for job in jobs if not (job[1].startswith("graph") and job[0] in BASELINES)]  # they have none
-    if args.yardstick:
-        jobs.append(
-            ("sac_gaussian", "yardstick", f"--no-compile {YARDSTICK}" + (" --batch-size 256" if args.small else ""))
-        )
-    for env_id in args.env_ids:
-        for script, variant, flags in jobs:
-            flags = f"--env-id {env_id} --device {args.device} {flags}".split()
-            module = importlib.import_module(script.removeprefix("baselines/"))
-            parsed = tyro.cli(module.Args, args=flags)
-            rate = gemm_rate(args.device, torch.bfloat16 if variant == "bf16" else torch.float32)
-            row = {"script": script, "variant": variant, "env": env_id, "processes": args.processes}
-            row["batch"] = getattr(parsed, "batch_size", None)  # PPO has neither
-            row["critic_hidden_dim"] = getattr(parsed, "critic_hidden_dim", None)
-            row |= train(script, flags, args)
-            rate = max(rate, gemm_rate(args.device, torch.bfloat16 if variant == "bf16" else torch.float32))
-            row |= dict.fromkeys(("act_ms", "gflop"), math.nan) | {"gemm_gflops": rate / 1e9}
-            if script not in BASELINES:
-                row["act_ms"] = acting_time(module, parsed, env_id, variant != "eager")
-                row["gflop"] = flops_per_step(module, parsed, env_id) / 1e9
-            row["floor_ms"] = row["gflop"] * 1e12 / rate
-            rows.append(base | row | {"share": row["floor_ms"] / row["ms_per_step"]})
-            append(args.csv, rows[-1])
-            print(f"{env_id} {script} {variant}: {row['ms_per_step']:.1f} ms/step", file=sys.stderr)
-    show(rows)
+            measured = list(csv.DictReader(file))
+        show(measured)
+        return draw(measured, args.figure)
+    for script in args.scripts:
+        for root in filter(None, (ROOT, args.against)):
+            require((root / f"{script}.py").is_file(), f"--scripts {script}: there is no {script}.py in {root}")
+    require(args.windows > 1 and args.window > 0, "--windows: at least 2, as the first is not counted")
+    if args.peers_python:
+        code = "import sbx, stable_baselines3"
+        try:
+            fine = subprocess.run([args.peers_python, "-c", code], capture_output=True).returncode == 0
+        except OSError:
+            fine = False
+        remedy = "install scripts/requirements-peers.txt there"
+        require(fine, f"--peers-python {args.peers_python}: no Python that imports sbx; {remedy}")
+    measured = measure(args)
+    append(args.csv, measured)
+    show(measured)
 
 
 if __name__ == "__main__":

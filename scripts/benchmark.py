@@ -273,6 +273,7 @@ def draw(measured: list[dict], path: Path):
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
+    plt.rcParams["svg.hashsalt"] = "benchmark"  # the same bytes every time
     panels = {"--sampling-steps": "K", "--batch-size": "batch size", "--hidden-dim": "width", "--d-model": "d_model"}
     fig, axes = plt.subplots(1, len(panels), figsize=(12, 3.2), layout="constrained")
     for ax, (flag, name) in zip(axes, panels.items(), strict=True):

@@ -104,7 +104,7 @@ RANDOM = {
     "Reacher-v5": -42.82,
 }
 # Flags that change neither the training nor the mean return: runs that differ in them may be pooled.
-HARMLESS = {"device", "compile", "eval_frequency", "eval_episodes", "log_frequency"}
+HARMLESS = {"size", "device", "compile", "eval_frequency", "eval_episodes", "log_frequency"}
 
 Figure = Literal["curves", "aggregate", "gradients", "steps", "speed", "ablations", "table"]
 

@@ -71,6 +71,32 @@ def test_defaults_are_the_interface(script):
         assert field.default is None or field.type in (type(field.default), type(field.default) | None), field.name
 
 
+def test_size_is_one_flag_that_others_override(script):
+    assert script.read_args([]) == script.Args() == script.read_args(["--size", "full"])
+    small = {"critic_hidden_dim": 256, "batch_size": 256, "learning_starts": 5000, "compile": False}
+    assert script.read_args(["--size", "small"]) == script.Args(size="small", **small)
+    mine = script.read_args(["--batch-size", "64", "--compile", "--size", "small"])
+    assert mine == script.Args(size="small", **small | {"batch_size": 64, "compile": True})
+
+
+def test_unknown_size_is_one_line(script, capsys):
+    with pytest.raises(SystemExit) as stop:
+        script.read_args(["--size", "tiny"])
+    assert stop.value.code == 2 and capsys.readouterr().err == "error: --size tiny: choose full or small\n"
+
+
+@pytest.mark.parametrize("name", [*SCRIPTS, "dime", "flowrl", "ppo", "qsm"])
+@pytest.mark.parametrize("instructions", [{}, {"avx512_bf16": False, "cpu_name": "x"}, {"amx_bf16": True}])
+def test_bf16_without_its_instructions_is_said(name, instructions, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "baselines"))
+    module = importlib.import_module(name)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
+    for bf16 in (True, False):
+        module.check(module.Args(bf16=bf16, device="cpu"))
+        said = capsys.readouterr().out
+        assert said.startswith("--bf16: ") == (bf16 and "amx_bf16" not in instructions) and said.count("\n") <= 1
+
+
 def test_help_documents_every_flag(script, capsys):
     with pytest.raises(SystemExit) as stop:
         tyro.cli(script.Args, args=["--help"])

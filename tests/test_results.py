@@ -32,7 +32,9 @@ def drawn(tmp_path_factory):
     subprocess.run([sys.executable, "scripts/plot.py", *LOCAL.split()], cwd=folder, check=True)
     command = [sys.executable, "scripts/multigoal.py", "--figures-only"]
     goals = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
-    return folder, result.stdout + goals.stdout
+    command = [sys.executable, "scripts/benchmark.py", "--table-only"]
+    speed = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+    return folder, result.stdout + goals.stdout + speed.stdout
 
 
 def test_figures_come_from_the_tables(drawn):
@@ -291,19 +293,35 @@ def test_success_rates_in_the_decisions_log():
         assert f"| {name}, step size 3e-5 | {first}, then {', '.join(later)} |" in log
 
 
-def test_speed_in_the_readme():
-    """Every cell of the table is a row of the CSV file."""
-    with open(ROOT / "results" / "speed.csv", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["processes"] == "1"]
-    table = (ROOT / "README.md").read_text().partition("| task | policy | eager |")[2].partition("\n\n")[0]
-    lines = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
-    assert len(lines) == 12
-    for task, name, eager, compiled, bf16, acting in lines:
-        env, _, small = task.partition(", ")
-        mine = [row for row in rows if (row["env"], row["script"]) == (env, SCRIPTS[name])]
-        mine = [row for row in mine if row["batch"] == ("256" if small else "512")]
-        for variant, cell in (("eager", eager), ("compiled", compiled), ("bf16", bf16)):
-            known = [row for row in mine if row["variant"] == variant]
-            shown = [f"{float(row['ms_per_step']):.1f} ({float(row['share']):.0%})" for row in known]
-            assert cell in shown or (variant == "eager" and cell in [one.split()[0] for one in shown]), (task, name)
-        assert acting in [f"{float(row['act_ms']):.2f}" for row in mine if row["variant"] == "compiled"], (task, name)
+def test_width_in_the_decisions_log():
+    """Each row of the table, with Welch's interval and p, from the two CSV files; and what Holm's correction leaves."""
+    pd, stats = pytest.importorskip("pandas"), pytest.importorskip("scipy.stats")
+    narrow, usual = (pd.read_csv(ROOT / "results" / name, low_memory=False) for name in ("width.csv", "small.csv"))
+    assert set(narrow["hidden_dim"].dropna()) == {256} and set(narrow["d_model"].dropna()) == {64}
+    log, p = (ROOT / "results" / "DECISIONS.md").read_text(), {}
+    for (env, script), rows in narrow.query("step == 60000").groupby(["env", "script"]):
+        as_it_is = usual.query("env == @env and script == @script and step == 60000")
+        as_it_is = as_it_is[as_it_is["sampling_steps"].fillna(4) == 4]
+        if len(rows) < 3:
+            continue
+        one, other = (table.sort_values("seed")["eval_return"].to_numpy() for table in (rows, as_it_is))
+        assert len(one) == len(other) == 3
+        welch = stats.ttest_ind(one, other, equal_var=False)
+        low, high = welch.confidence_interval()
+        p[env, script] = welch.pvalue
+        name = next(name for name, its_script in SCRIPTS.items() if its_script == script)
+        cells = [
+            env,
+            name[0].upper() + name[1:],
+            *(", ".join(f"{value:.0f}" for value in values) for values in (one, other)),
+        ]
+        cells += [f"{one.mean() - other.mean():+.0f} [{low:+.0f}, {high:+.0f}]", f"{welch.pvalue:.3f}"]
+        assert f"| {' | '.join(cells)} |" in log, cells
+    assert min(p, key=p.get) == ("Hopper-v4", "sac_flow_g") and p["Hopper-v4", "sac_flow_g"] * len(p) < 0.05
+
+
+def test_speed_in_the_readme(drawn):
+    """Every row of its tables is one that benchmark.py --table-only prints."""
+    section = (ROOT / "README.md").read_text().partition("\n## Speed\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (?:HalfCheetah|Humanoid)-v4 .*\|$", section, re.MULTILINE)
+    assert len(rows) > 15 and not set(rows) - set(drawn[1].splitlines())

@@ -311,6 +311,27 @@ def test_frozen_view_follows_its_original(script):
         assert torch.equal(fresh, expected) and not torch.allclose(fresh, stale, atol=1e-2) and not fresh.requires_grad
 
 
+def test_one_flat_tensor_is_trained_as_its_parameters_are(script):
+    """Adam on the flat tensor moves every parameter as Adam on the parameters does, to rounding."""
+    critics = [make_critic(script).float() for _ in range(2)]
+    flat = script.flatten(critics[0])
+    storage = flat.untyped_storage()
+    assert all(p.untyped_storage().data_ptr() == storage.data_ptr() for p in critics[0].parameters())
+    optimizers = [torch.optim.Adam(params, lr=0.01, fused=True) for params in ([flat], critics[1].parameters())]
+    for _ in range(3):
+        obs, action = torch.randn(24, 3), torch.randn(24, 2)
+        gradients = torch.autograd.grad(critics[0](obs, action).square().sum(), list(critics[0].parameters()))
+        flat.grad = torch.cat([gradient.flatten() for gradient in gradients])
+        optimizers[1].zero_grad()
+        critics[1](obs, action).square().sum().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+    start = make_critic(script).float()
+    for mine, theirs, before in zip(*(critic.parameters() for critic in (*critics, start)), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-6)
+        assert not torch.equal(mine, before)
+
+
 def rest_of_rollout(actor, obs, x, k, noise, alpha, critic):
     """A sample's actor loss (B,) as a function of A_k = x, the terms that do not depend on it left out."""
     loss = torch.zeros(len(x), dtype=x.dtype)

@@ -190,9 +190,9 @@ def rows(args: Args, folder: str) -> list[dict]:
             width = "--d-model" if script == "sac_flow_t" else "--hidden-dim"
             for k in (1, 2, 4, 8, 16) if script != "sac_gaussian" else ():
                 add(script, f"{size} --sampling-steps {k}")
-            for batch in (128, 512, 1024):
+            for batch in (128, 256, 512, 1024):
                 add(script, f"{size} --batch-size {batch}")
-            for wide in (48, 192) if script == "sac_flow_t" else (256, 1024):
+            for wide in (48, 96, 192) if script == "sac_flow_t" else (256, 512, 1024):
                 add(script, f"{size} {width} {wide}")
         return found
     for script in args.scripts:

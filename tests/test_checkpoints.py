@@ -228,7 +228,7 @@ def hook_signal(phase: str, number: int, call: int = 1):
         program = f"import os; os.killpg(0, {int(number)})"  # not a shell's, which would unblock its signals
         compiler = lambda: subprocess.run([sys.executable, "-c", program], check=True)  # noqa: E731
         backward = phase == "compiling the backward pass"
-        at_call(torch.Tensor if backward else torch, "backward" if backward else SET_PRECISION, call, compiler)
+        at_call(torch.autograd if backward else torch, "grad" if backward else SET_PRECISION, call, compiler)
     elif phase == "segment":
         at_call(os, "fsync", 2 * call - 1, send)
     elif phase == "between":

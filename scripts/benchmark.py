@@ -277,14 +277,14 @@ def draw(measured: list[dict], path: Path):
     panels = {"--sampling-steps": "K", "--batch-size": "batch size", "--hidden-dim": "width", "--d-model": "d_model"}
     fig, axes = plt.subplots(1, len(panels), figsize=(12, 3.2), layout="constrained")
     for ax, (flag, name) in zip(axes, panels.items(), strict=True):
-        for script in SCRIPTS:
+        for color, script in enumerate(SCRIPTS):
             points = [
                 (int(found[1]), float(row["ms_per_step"]))
                 for row in measured
-                if row["script"] == script and (found := re.search(rf"{flag} (\d+)$", row["flags"]))
+                if row["script"] == script and (found := re.fullmatch(rf"--size small {flag} (\d+)", row["flags"]))
             ]
             if points:
-                ax.plot(*zip(*sorted(points), strict=True), marker="o", label=script)
+                ax.plot(*zip(*sorted(points), strict=True), marker="o", label=script, color=f"C{color}")
         ax.set_xlabel(name)
         ax.set_ylim(bottom=0)
         ax.set_xlim(left=0)

@@ -22,8 +22,8 @@ def test_rows_take_turns_and_are_written(tmp_path):
     """Two scripts and their older selves: a row each, with a start, a time, a peak, and the first row's ratio of 1."""
     table, picture = tmp_path / "benchmark.csv", tmp_path / "benchmark.svg"
     flags = f"--env-id InvertedPendulum-v4 --no-compiled --against {ROOT} --windows 3 --window 4 --csv {table}"
-    flags += " --scripts sac_gaussian sac_flow_t --flags --critic-hidden-dim=16"
-    flags = [*flags.split(), "--against-flags", "--size small"]
+    flags += " --scripts sac_gaussian sac_flow_t --flags=--critic-hidden-dim=16"
+    flags = [*flags.split(), "--against-flags=--size small"]
     result = subprocess.run([*COMMAND, *flags], capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
     measured = read(table)

@@ -212,6 +212,11 @@ def bounded(x: torch.Tensor, low: float, high: float) -> torch.Tensor:
     return low + 0.5 * (high - low) * (torch.tanh(x) + 1)
 
 
+def relu(x: torch.Tensor) -> torch.Tensor:
+    """ReLU. Behind frozen weights F.relu saves a boolean mask, whose stores Inductor does not vectorise."""
+    return 0.5 * (x + x.abs()) if torch.compiler.is_compiling() else F.relu(x)
+
+
 class BatchRenorm(nn.Module):
     """Batch renormalization (Ioffe, 2017) over the first dimension of (B, n), with the constants of CrossQ.
 
@@ -240,15 +245,21 @@ class BatchRenorm(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        # PyTorch's own normalisation: op by op its statistics would take 30 times as long.
-        x, mean, inverse_std = torch.native_batch_norm(x, None, None, None, None, True, 0, self.eps)
+        fuse = torch.compiler.is_compiling()  # op by op var_mean takes 30 times as long as PyTorch's own statistics
+        if fuse:
+            var, mean = torch.var_mean(x, dim=0, correction=0)
+        else:
+            mean, var = torch.batch_norm_update_stats(x, None, None, 0)
+        std = (var + self.eps).sqrt()
         with torch.no_grad():  # r and d are constants to the gradient
-            std, running_std = 1 / inverse_std, (self.running_var + self.eps).sqrt()
-            warm = self.steps >= self.warmup
+            warm, running_std = self.steps >= self.warmup, (self.running_var + self.eps).sqrt()
             r = torch.where(warm, (std / running_std).clamp(1 / self.r_max, self.r_max), 1.0)
             d = torch.where(warm, ((mean - self.running_mean) / running_std).clamp(-self.d_max, self.d_max), 0.0)
-            self.batch_mean, self.batch_var = mean.detach(), std.square() - self.eps
-        return x * (self.weight * r) + (self.weight * d + self.bias)
+        self.batch_mean, self.batch_var = mean.detach(), var.detach()
+        if fuse:
+            return ((x - mean) * (r / std) + d) * self.weight + self.bias
+        weight, bias = self.weight * r, self.weight * d + self.bias
+        return torch.native_batch_norm(x, weight, bias, None, None, True, 0, self.eps)[0]  # F's refuses a batch of one
 
 
 class Critic(nn.Module):
@@ -266,7 +277,7 @@ class Critic(nn.Module):
         for head, layers in enumerate(self.layers):
             x = torch.cat([obs, action], dim=1)
             for i, layer in enumerate(layers):
-                x = F.relu(x) if i else x
+                x = relu(x) if i else x
                 x = self.norms[head][i](x) if self.norms is not None else x
                 # One output is a weighted sum: as a matrix product its gradient is slow on a CPU.
                 last = i == len(layers) - 1
@@ -358,7 +369,10 @@ def main(args: Args) -> str:
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.bf16)
     functions, compiled = (critic_loss, actor_loss, actor_view.act), args.compile and has_compiler(device)
     if compiled:
-        functions = [torch.compile(function, dynamic=False) for function in functions]
+        # Checking at every call that no module has changed costs some per cent at small size. None does here; a fork
+        # that switches train() and eval(), or compiles one method of two modules, must drop this or run stale code.
+        options = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
+        functions = [torch.compile(function, dynamic=False, options=options) for function in functions]
     critic_loss_fn, actor_loss_fn, act_fn = functions
 
     def act(obs: np.ndarray) -> np.ndarray:

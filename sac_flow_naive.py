@@ -581,6 +581,8 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
 
 def into_box(action: np.ndarray, box: gym.spaces.Box) -> np.ndarray:
     """The nearest action in float32 that is in the box: rounding passes a bound by one unit."""
+    if not np.isfinite(action).all():
+        raise SystemExit(f"error: the action is not finite, {action}; the last checkpoint stays")
     action = action.astype(np.float32)
     action = np.where(action > box.high, np.nextafter(box.high, -np.inf, dtype=np.float32), action)
     return np.where(action < box.low, np.nextafter(box.low, np.inf, dtype=np.float32), action)

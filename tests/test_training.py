@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import FLOWS, make_actor, scalars, small
+from conftest import BOX, FLOWS, make_actor, scalars, small
 from test_networks import numpy_batch_renorm
 
 from sac_flow_g import has_compiler
@@ -280,9 +280,8 @@ def test_evaluation_sums_each_episode_to_its_own_end(script):
 
 
 def test_evaluation_is_seeded_and_leaves_no_trace(script):
-    env = gym.make("Hopper-v4")
-    envs = [env, gym.make("Hopper-v4")]
-    actor = make_actor(script, obs_dim=11, box=env.action_space).float().train()
+    envs = [script.make_env(script.Args(env_id="Hopper-v4")) for _ in range(2)]
+    actor = make_actor(script, obs_dim=11, box=envs[0].action_space).float().train()
     before, state = copy.deepcopy(actor.state_dict()), torch.get_rng_state()
     view = script.frozen_view(actor)
     first, again, other = (script.evaluate(view, envs, seed, torch.device("cpu")) for seed in (3, 3, 4))
@@ -311,25 +310,99 @@ def test_frozen_view_follows_its_original(script):
         assert torch.equal(fresh, expected) and not torch.allclose(fresh, stale, atol=1e-2) and not fresh.requires_grad
 
 
-def test_one_flat_tensor_is_trained_as_its_parameters_are(script):
-    """Adam on the flat tensor moves every parameter as Adam on the parameters does, to rounding."""
-    critics = [make_critic(script).float() for _ in range(2)]
-    flat = script.flatten(critics[0])
-    storage = flat.untyped_storage()
-    assert all(p.untyped_storage().data_ptr() == storage.data_ptr() for p in critics[0].parameters())
-    optimizers = [torch.optim.Adam(params, lr=0.01, fused=True) for params in ([flat], critics[1].parameters())]
-    for _ in range(3):
-        obs, action = torch.randn(24, 3), torch.randn(24, 2)
-        gradients = torch.autograd.grad(critics[0](obs, action).square().sum(), list(critics[0].parameters()))
-        flat.grad = torch.cat([gradient.flatten() for gradient in gradients])
-        optimizers[1].zero_grad()
-        critics[1](obs, action).square().sum().backward()
-        for optimizer in optimizers:
-            optimizer.step()
-    start = make_critic(script).float()
-    for mine, theirs, before in zip(*(critic.parameters() for critic in (*critics, start)), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-6)
-        assert not torch.equal(mine, before)
+OLD_VALUES = {  # (script, crossq): critic loss, mean Q, actor loss, mean log p, gradient norms of critic and actor
+    ("sac_flow_g", True): [
+        5.262528452122,
+        0.049838429977,
+        2.3250307454,
+        7.276923021261,
+        6.091237204292,
+        9.483808124001,
+    ],
+    ("sac_flow_g", False): [
+        4.868549136949,
+        0.003694623157,
+        2.324998863334,
+        7.276923021261,
+        2.88106384659,
+        9.483811284467,
+    ],
+    ("sac_flow_t", True): [
+        21.719084537581,
+        -0.043453023863,
+        5.097847783963,
+        16.774889760071,
+        15.192834652514,
+        23.63822967763,
+    ],
+    ("sac_flow_t", False): [
+        20.093110205495,
+        0.048194800839,
+        5.097738787648,
+        16.774889760071,
+        5.768988507611,
+        23.638235426919,
+    ],
+    ("sac_flow_naive", True): [
+        3.723626105408,
+        -0.058270689128,
+        1.859339795677,
+        6.061038579762,
+        5.971880330675,
+        8.069835449907,
+    ],
+    ("sac_flow_naive", False): [
+        3.495664205557,
+        0.023229250048,
+        1.859488202657,
+        6.061038579762,
+        2.420508636147,
+        8.069824540564,
+    ],
+    ("sac_gaussian", True): [
+        1.029860527425,
+        -0.1632759669,
+        0.415260471189,
+        0.985525727617,
+        1.666826579124,
+        1.534849117437,
+    ],
+    ("sac_gaussian", False): [
+        0.845680074442,
+        0.012515040555,
+        0.41534154864,
+        0.985525727617,
+        0.628823895397,
+        1.534889882062,
+    ],
+}
+
+
+@pytest.mark.parametrize("name, crossq", OLD_VALUES)
+def test_initialisation_and_losses_are_those_of_commit_d752a74(name, crossq):
+    """The same seed gives the same networks, and they the same numbers. Flow-T's GELU was approximate there."""
+    module = importlib.import_module(name)
+    torch.manual_seed(0)
+    args = module.Args(**({"d_model": 16} if name == "sac_flow_t" else {"hidden_dim": 32}))
+    actor, critic = module.Actor(3, BOX, args).double(), module.Critic(3, 2, 16, crossq).double()
+    generator = torch.Generator().manual_seed(1)
+    shapes = {"obs": (24, 3), "action": (24, 2), "reward": (24,), "next_obs": (24, 3)}
+    batch = {key: torch.randn(*shape, generator=generator).double() for key, shape in shapes.items()}
+    batch["next_obs"] = 2 * batch["next_obs"] + 1
+    batch["terminated"] = (torch.arange(24) % 3 == 0).double()
+    noise = torch.randn(actor.noise_factors, 24, 2, generator=generator).double()
+    views = module.frozen_view(actor), module.frozen_view(critic)
+    target_critic = None if crossq else views[1]
+    alpha = torch.tensor(ALPHA).double()
+    loss, q = module.critic_loss(critic, target_critic, views[0], batch, noise, alpha, GAMMA)
+    actor_loss, log_prob = module.actor_loss(actor, views[1], batch["obs"], noise, alpha)
+    loss.backward(), actor_loss.backward()
+    norms = []
+    for part in (critic, actor):
+        gradients = [p.grad.flatten() for p in part.parameters() if p.grad is not None]
+        norms.append(torch.cat(gradients).norm())
+    found = [value.item() for value in (loss, q, actor_loss, log_prob, *norms)]
+    assert found == pytest.approx(OLD_VALUES[name, crossq], rel=1e-4 if name == "sac_flow_t" else 1e-7)
 
 
 def rest_of_rollout(actor, obs, x, k, noise, alpha, critic):
@@ -375,10 +448,10 @@ def trained_critic(tmp_path_factory):
     flags = {"env_id": "Hopper-v4", "total_timesteps": 2000, "learning_starts": 1000, "batch_size": 64}
     flags |= {"critic_hidden_dim": 64, "hidden_dim": 64, "eval_frequency": 0, "log_frequency": 1000}
     folder = tmp_path_factory.mktemp("critic")
-    path = module.main(module.Args(**small(run_dir=str(folder), save_model=True, **flags)))
+    path = module.main(module.Args(**small(run_dir=str(folder), **flags)))
     env = gym.make("Hopper-v4")
     critic = module.Critic(11, 3, 64, True)
-    critic.load_state_dict(torch.load(f"{path}/model.pt", weights_only=True)["critic"])
+    critic.load_state_dict(torch.load(f"{path}/checkpoint.pt", weights_only=True)["critic"])
     env.action_space.seed(0)
     states = [env.reset(seed=0)[0]]
     while len(states) < 256:

@@ -684,7 +684,7 @@ def comparisons(args: Args, data: pd.DataFrame, metric: str) -> pd.DataFrame:
     data = data.assign(script=data.script.str.partition("-")[0])
     k = data.get("sampling_steps", pd.Series(np.nan, data.index))
     data = data.assign(k=k.where(data.script.str.contains("flow_"))).dropna(subset=metric)
-    default = DEFAULT_K if (data.k == DEFAULT_K).any() else data.k.min()
+    default = DEFAULT_K if (data.k == DEFAULT_K).any() or data.k.isna().all() else data.k.min()
     data["k"] = data.k.fillna(default)
     tables = {}
     for key, mine in data.groupby(["env", "script", "variant", "k"]):
@@ -773,7 +773,7 @@ def forest(args: Args, data: pd.DataFrame):
     for row in rows.itertuples():
         cells = [row.what, row.env, row.seeds, EngFormatter(sep="")(row.step)]
         for estimate, p in ((row.end, row.end_p), (row.training, row.training_p)):
-            digits = "+.0f" if row.unit != 1 else "+.2f"
+            digits = "+.2f" if row.env == "all tasks" else "+.0f"
             cells += [estimate.text(digits), f"**{p:.3f}**" if p < 0.05 else f"{p:.2f}"]
         print(f"| {' | '.join(cells)} |")
     print()

@@ -486,6 +486,13 @@ def test_intervals_cover_what_they_say(plot):
             assert false == np.mean([pair.p < 0.05 for pair in pairs])
     four = [plot.combination(list(rng.normal(7, 3, (4, 3))), [0.5, -0.5, 0.5, -0.5]) for _ in range(draws)]
     assert 0.02 < np.mean([pair.p < 0.05 for pair in four]) < 0.05 + noise
+    # Scores over tasks, in units of the baseline's mean, which is an estimate itself.
+    pooled = []
+    for _ in range(draws):
+        tasks = [(rng.normal(mean, 0.3 * mean, 3), rng.normal(mean, 0.3 * mean, 3)) for mean in (6600, 3000, 3300)]
+        scores = [values / other.mean() for one, other in tasks for values in (one, other)]
+        pooled.append(plot.combination(scores, [1 / 3, -1 / 3] * 3).p < 0.05)
+    assert 0.02 < np.mean(pooled) < 0.05 + noise
     drawn = rng.normal(7, 3, (draws, 3))
     assert np.mean((drawn.min(1) < 7) & (drawn.max(1) > 7)) == pytest.approx(0.75, abs=0.03)
 

@@ -169,7 +169,7 @@ def test_sentences_of_the_results_page(drawn):
         if env == "HalfCheetah-v4":
             assert min(ends("dime", env, "100000")) > max(map(max, four + others))
     assert "all three flows' *fall* towards A_0, on each task" in page
-    table = drawn[1].partition("Gradient norm at A_k")[2]
+    table = drawn[1].partition("Gradient norm at A_k")[2].partition(".svg")[0]
     norms = re.findall(r"^\| \S+-v4 \| (?:Naive flow|Flow-[GT]) \| ([\d. |]+) \| \S+ \u00b1", table, re.MULTILINE)
     for row in norms:
         values = [float(cell) for cell in row.split(" | ")[:5]]
@@ -194,6 +194,76 @@ def test_sentences_of_the_readme(drawn):
     last = [round(value) for value in ends("sac_flow_g", "HalfCheetah-v4", "100000")]
     assert f"evaluations of {min(last)} to {max(last)} at the end (three seeds)" in readme and len(last) == 3
     assert "With K = 10 each of its three runs ends below each with K = 4 (HalfCheetah-v4, -2179" in readme
+
+
+def curve(script, env, tag="eval_return", name="small.csv"):
+    """seed -> {step: value}, of four sampling steps or none."""
+    runs = {}
+    for row in read(name, script=script, env=env):
+        if row[tag] and (row["sampling_steps"] in ("", "4") or "flow_" not in script or name != "small.csv"):
+            runs.setdefault(row["seed"], {})[int(row["step"])] = float(row[tag])
+    return dict(sorted(runs.items()))
+
+
+def test_single_runs_in_the_decisions_log():
+    """What it says of Hopper-v4, of one evaluation on Walker2d-v4, of the critic and of plain SAC."""
+    log = " ".join((ROOT / "results" / "DECISIONS.md").read_text().split())
+    hopper = {script: curve(script, "Hopper-v4") for script in (*SCRIPTS.values(), "sac_flow_g-candidate_1")}
+    first = {}  # the step at which each run is above 2000 for the first time
+    for script, runs in hopper.items():
+        above = [[step for step, value in run.items() if value > 2000] for run in runs.values()]
+        first[script] = sorted(min(steps, default=10**9) for steps in above)
+    assert "Two of three seeds of the Gaussian and of Flow-G are above 2000 by 40 000 steps" in log
+    assert all(first[script][1] <= 40000 < first[script][2] for script in ("sac_gaussian", "sac_flow_g"))
+    assert "none of naive and Flow-T before 50 000" in log
+    assert min(first["sac_flow_naive"] + first["sac_flow_t"]) == 50000
+    assert "none of its three seeds is above 2000 before 90 000" in log
+    assert first["sac_flow_g-candidate_1"][0] == 90000 and len(first["sac_flow_g-candidate_1"]) == 3
+    runs = curve("naive_K1_zero", "Hopper-v4", name="last_step.csv"), hopper["sac_gaussian"]
+    naive, gaussian = ("{:.0f}, {:.0f} and {:.0f}".format(*(run[40000] for run in group.values())) for group in runs)
+    assert f"its seeds are at {naive} at 40 000 steps, where the Gaussian's are at {gaussian}:" in log
+    values, training = (curve("sac_gaussian", "Walker2d-v4", tag) for tag in ("eval_return", "train_return"))
+    seed = min(values, key=lambda seed: values[seed][100000])
+    shown = f"ends at {values[seed][100000]:.0f} on Walker2d-v4, one evaluation after {values[seed][90000]:.0f}"
+    assert f"{shown} and with a training return of {training[seed][100000]:.0f} at that step" in log
+
+    def middle(script, step):
+        runs = curve(script, "HalfCheetah-v4")
+        return sum(run[step] for run in runs.values()) / len(runs)
+
+    steps = range(10000, 60001, 10000)
+    gain = {
+        script: [middle(script, step) - middle(f"{script}-no_crossq", step) for step in steps]
+        for script in ("sac_gaussian", "sac_flow_g")
+    }
+    assert "The difference is largest at 10 000 steps; the Gaussian's shrinks from there to the end" in log
+    assert all(max(values) == values[0] for values in gain.values())
+    assert min(gain["sac_gaussian"]) == gain["sac_gaussian"][-1]
+    low, high = (edge(gain["sac_flow_g"][1:]) for edge in (min, max))
+    assert f"Flow-G's is {low:.0f} to {high:.0f} from 20 000 steps on" in log
+    lead = {}
+    for step in range(10000, 100001, 10000):
+        lead[step] = [middle(script, step) - middle("sac", step) for script in SCRIPTS.values()]
+    assert "below the mean of all four scripts at every evaluation" in log and min(map(min, lead.values())) > 0
+    early = [round(edge(lead[10000]), -2) for edge in (min, max)]
+    late = [round(edge(lead[100000]), -1) for edge in (min, max)]
+    assert "by {:.0f} to {:.0f} at 10 000 steps and by {:.0f} to {:.0f} at the end".format(*early, *late) in log
+
+
+def test_start_at_full_size_in_the_decisions_log():
+    log = " ".join((ROOT / "results" / "DECISIONS.md").read_text().split())
+    rows = read("full_start.csv")
+
+    def pair(env, script):
+        mine = [row for row in rows if row["env"] == env and row["script"] == script]
+        return [float(row["eval_return"]) for row in sorted(mine, key=lambda row: int(row["step"]))]
+
+    before, after = zip(*(pair("Humanoid-v4", script) for script in SCRIPTS.values()), strict=True)
+    numbers = (min(before), max(before), min(after), max(after))
+    assert "they are {:.0f} to {:.0f} before and {:.0f} to {:.0f} after".format(*numbers) in log
+    for name, script in SCRIPTS.items():
+        first, last = (f"{value / 1000:.0f} 000" for value in pair("HumanoidStandup-v4", script))
+        assert f"{first} to {last} ({name.removesuffix(' flow')})" in log, (name, first, last)
 
 
 def test_sampling_steps_in_the_decisions_log():

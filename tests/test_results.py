@@ -177,6 +177,14 @@ def test_sentences_of_the_results_page(drawn):
     assert len(norms) == 9
 
 
+def test_every_policy_goes_to_one_goal():
+    """Also the rows without noise, and with a high temperature."""
+    rows = read("multigoal.csv")
+    reached = [[float(row[name]) > 0 for name in ("east", "north", "west", "south")] for row in rows]
+    assert "Every policy goes to one goal" in " ".join((ROOT / "results" / "README.md").read_text().split())
+    assert len(rows) == 24 and all(sum(goals) == 1 for goals in reached)
+
+
 def test_sentences_of_the_readme(drawn):
     """Its scores, gradient norms and returns are the tables', and what it says of the intervals holds."""
     readme = " ".join((ROOT / "README.md").read_text().split())

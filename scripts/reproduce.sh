@@ -13,9 +13,9 @@
 #   baselines      returns of PPO, QSM, DIME, FlowRL and the paper's SAC beside those of from-scratch
 #   baselines-search   what their presets were chosen by: 30k steps, one seed (FlowRL's tau: 100k; DIME's
 #                  scale and QSM's M on Walker2d also 100k, all seeds); with --small alone
-#   ablations      every difference with its interval, and for it one change at a time, on HalfCheetah-v4: drift,
-#                  density, temperature, normalisation, critic; the
-#                  normalisation and Flow-T's bound of sigma on Hopper-v4 too, Flow-G's depth there and on Walker2d-v4
+#   ablations      one change at a time, on HalfCheetah-v4: drift, density, temperature, normalisation, critic; the
+#                  normalisation and Flow-T's bound of sigma on Hopper-v4 too, Flow-G's depth there and on Walker2d-v4;
+#                  a forest plot of these and of every other difference between the four scripts
 #   offline-to-online   success rates on manipulation tasks, from data made here (--small) or the official files
 #
 #   --small           critics 256 wide, batches of 256, 100k steps, 5k of them random, 3 seeds; else 1M steps, 5 seeds

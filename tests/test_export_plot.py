@@ -293,6 +293,24 @@ def test_scores_never_reverse_the_ranking(plot, tmp_path, capsys, env, gaussian,
         assert better and "left out" not in made.err
 
 
+def test_speed_is_the_median(plot, tmp_path):
+    """One run that shared its core does not count as a mean's part."""
+    text = write_scores(tmp_path / "runs.csv", "Hopper-v4", sac_flow_naive=100).read_text()
+    header, *lines = text.splitlines()
+    rows = [line.rpartition(",")[0] + f",{speed},cpu" for line, speed in zip(lines, (29, 77, 78), strict=True)]
+    (tmp_path / "runs.csv").write_text("\n".join([header + ",versions/device", *rows]) + "\n")
+    plot.main(plot.Args(figures=["speed"], csv=tmp_path / "runs.csv", out=tmp_path))
+    drawn = (tmp_path / "speed.svg").read_text()
+    assert "<!-- 77 -->" in drawn and "<!-- 61 -->" not in drawn
+
+
+def test_output_stays_out_of_tracked_folders(plot):
+    ignored = (ROOT / ".gitignore").read_text().split()
+    for path in (export.Args().csv, plot.Args(figures=[]).csv, plot.Args(figures=[]).out):
+        assert f"{path.parts[0]}/" in ignored, path
+    assert plot.Args(figures=[]).csv == export.Args().csv
+
+
 def test_reference_returns_of_ones_own(plot, tmp_path, capsys):
     table = write_scores(tmp_path / "runs.csv", "Mine-v0", sac_gaussian=-42, sac_flow_g=-22)
     (tmp_path / "own.csv").write_text("env,random,one\nMine-v0,-100,0\n")
@@ -457,11 +475,11 @@ def test_intervals_are_students_and_welchs(plot):
     rng = np.random.default_rng(0)
     one, other = rng.normal(1, 2, 3), rng.normal(0, 1, 5)
     mine, theirs = plot.combination([one], [1]), stats.ttest_1samp(one, 0)
-    assert (mine.low, mine.high) == pytest.approx(theirs.confidence_interval()) and mine.p == pytest.approx(
+    assert (mine.low, mine.high) == pytest.approx(tuple(theirs.confidence_interval())) and mine.p == pytest.approx(
         theirs.pvalue
     )
     mine, theirs = welch(plot, one, other), stats.ttest_ind(one, other, equal_var=False)
-    assert (mine.low, mine.high) == pytest.approx(theirs.confidence_interval()) and mine.p == pytest.approx(
+    assert (mine.low, mine.high) == pytest.approx(tuple(theirs.confidence_interval())) and mine.p == pytest.approx(
         theirs.pvalue
     )
     twice = plot.combination([one, one, other, other], [0.5, 0.5, -0.5, -0.5])

@@ -1,6 +1,6 @@
 """Returns of a uniformly random policy: the zero of the normalised score in scripts/plot.py.
 
-    python scripts/random_returns.py                      # MuJoCo's v4 and v5, Pendulum-v1; a minute
+    python scripts/random_returns.py                      # MuJoCo's v4 and v5, Pendulum-v1; two minutes
     python scripts/random_returns.py --env-ids my:Task-v0 --csv runs/random.csv
 
 100 episodes per task, episode i reset with seed i. A task that does not run is named and left out.

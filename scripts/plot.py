@@ -1,27 +1,28 @@
 """Figures and tables from the CSV file of scripts/export.py, and from nothing else.
 
-    python scripts/plot.py curves    # results/runs.csv -> results/figures/curves.svg and .png
+    python scripts/plot.py curves    # runs/runs.csv -> runs/figures/curves.svg and .png
     python scripts/plot.py curves --returns both --where "env == 'Hopper-v4' and total_timesteps == 100000"
     python scripts/plot.py curves --by alpha    # one line per script and value of a flag
-    python scripts/plot.py aggregate gradients steps speed table --csv results/humanoid.csv --out /tmp/figures
-    python scripts/plot.py curves table --csv results/offline_to_online.csv --returns success
+    python scripts/plot.py aggregate gradients steps speed table --csv runs/humanoid.csv --out /tmp/figures
+    python scripts/plot.py curves table --csv runs/offline_to_online.csv --returns success
 
     curves      returns over training, a panel per environment
-    aggregate   interquartile mean over environments and seeds during and after training, performance profile; the means
-                and the differences from --baseline and of the others from each other as Markdown
+    aggregate   normalised score, averaged over environments, during and after training; the means and the differences
+                from --baseline and of the others from each other as Markdown
     gradients   gradient norm of the actor's loss at every rollout step over training (the paper's Figure 6), and as
                 Markdown its mean over the second half
-    steps       returns over training for every number of sampling steps K (the paper's Figure 7), and as Markdown the
-                differences from K = 4 (without it the smallest) at the last step that both have
+    steps       returns over training for every number of sampling steps K (the paper's Figure 7), and as Markdown
+                those at the last step that all K have
     speed       environment steps per second
-    ablations   returns of each script's variants, whose --exp-name is SCRIPT-VARIANT, beside its own, and the
-                differences at the end as Markdown
+    forest      every difference with its interval, at the end and over training: each script from --baseline, each K
+                from K = 4 (without it the smallest), each variant, whose --exp-name is SCRIPT-VARIANT, from its script;
+                as Markdown as well
     table       returns at the end, and their differences from --baseline, as Markdown on standard output
 
 A line pools runs whose flags differ in nothing but the seed (their commits, column versions/git, may differ): where
-other flags differ, the script says which, and --where or --by resolves it. Bands are 95 % percentile bootstrap
-intervals over seeds; aggregates resample within each environment (stratified bootstrap; Agarwal et al., "Deep
-Reinforcement Learning at the Edge of the Statistical Precipice", NeurIPS 2021). The same CSV file gives the same bytes.
+other flags differ, the script says which, and --where or --by resolves it. Intervals are 95 %: Student's for a mean
+over seeds, Welch's for a difference. Where a table has several differences, Holm's correction is over all of them. The
+same CSV file gives the same bytes.
 """
 
 import re
@@ -42,7 +43,7 @@ import tyro
 from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
-from scipy import stats
+from scipy import optimize, stats
 
 # Okabe and Ito's palette and some of Tol's; lines differ in dashes and markers too, for print without colour.
 STYLES = {
@@ -50,7 +51,7 @@ STYLES = {
     "sac_flow_naive": ("Naive flow", "#e69f00", "^", (1.5, 1)),
     "sac_flow_g": ("Flow-G", "#0072b2", "o", ()),
     "sac_flow_t": ("Flow-T", "#d55e00", "s", ()),
-    "sac": ("SAC", "#000000", "D", (1, 1)),
+    "sac": ("SAC", "#000000", "h", (1, 1)),
     "ppo": ("PPO", "#009e73", "v", (3, 1)),
     "qsm": ("QSM", "#cc79a7", "P", (5, 1, 1, 1)),
     "dime": ("DIME", "#56b4e9", "X", ()),
@@ -60,6 +61,7 @@ STYLES = {
 }
 STYLES |= {f"o2o_{script}": STYLES[script] for script in ("sac_flow_naive", "sac_flow_g", "sac_flow_t")}
 SPARE = [("#999933", "v", ()), ("#332288", "P", (5, 1, 1, 1)), ("#44aa99", "X", (3, 1)), ("#aa4499", "*", (1, 1))]
+CRITIC = "no_crossq"  # the variant that has another critic
 VARIANTS = {
     "drift": "drift correction (14)",
     "no_log_std": "density without \u2212log \u03c3",
@@ -80,42 +82,19 @@ SYMBOLS = {"sampling_steps": "K"}
 DEFAULT_K = 4  # the scripts' and the paper's
 KEYS = ("run", "script", "env", "seed", "step", "finished")
 NOT_FLAGS = ("train_return", "train_episodes", "eval_return", "eval_return_std", "steps_per_second", "bytes", "line")
-# Mean undiscounted return of uniformly random actions over 50 to 1000 episodes: the zero of the normalised score.
-RANDOM = {
-    "Hopper-v4": 18.63,
-    "Hopper-v5": 17.63,
-    "Walker2d-v4": 2.76,
-    "Walker2d-v5": 1.78,
-    "HalfCheetah-v4": -264.7,
-    "HalfCheetah-v5": -264.7,
-    "Ant-v4": -56.93,
-    "Ant-v5": -58.04,
-    "Humanoid-v4": 124,
-    "Humanoid-v5": 115.5,
-    "HumanoidStandup-v4": 32_950,
-    "HumanoidStandup-v5": 32_950,
-    "Swimmer-v4": 0.8,
-    "Swimmer-v5": 0.8,
-    "InvertedPendulum-v4": 6.12,
-    "InvertedPendulum-v5": 5.12,
-    "InvertedDoublePendulum-v4": 57.44,
-    "InvertedDoublePendulum-v5": 47.44,
-    "Reacher-v4": -42.88,
-    "Reacher-v5": -42.82,
-}
 # Flags that change neither the training nor the mean return: runs that differ in them may be pooled.
 HARMLESS = {"size", "device", "compile", "eval_frequency", "eval_episodes", "log_frequency"}
 
-Figure = Literal["curves", "aggregate", "gradients", "steps", "speed", "ablations", "table"]
+Figure = Literal["curves", "aggregate", "gradients", "steps", "speed", "forest", "table"]
 
 
 @dataclass
 class Args:
     figures: tyro.conf.Positional[list[Figure]]
     """what to draw"""
-    csv: Path = Path("results/runs.csv")
+    csv: Path = Path("runs/runs.csv")
     """table written by scripts/export.py"""
-    out: Path = Path("results/figures")
+    out: Path = Path("runs/figures")
     """folder for the SVG and PNG files"""
     prefix: str = ""
     """start of the files' names"""
@@ -129,6 +108,8 @@ class Args:
     """use runs that have not reached their last step as well"""
     baseline: str = "sac_gaussian"
     """script whose mean return at the end is a normalised score of 1; a random policy has 0"""
+    references: Path = Path(__file__).parent.parent / "results" / "random_policy.csv"
+    """CSV file with columns env, random and perhaps one: the returns with a normalised score of 0 and of 1"""
 
 
 def require(condition: bool, message: str):
@@ -227,42 +208,62 @@ def by_seed(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     return rows.pivot(index="step", columns="seed", values=column).dropna(how="all")
 
 
-# These are rliable's estimators. rliable 1.2 itself needs arch < 8, which does not import beside pandas 3, and wants as
-# many seeds for every environment.
-def interval(samples: list[np.ndarray], statistic) -> tuple[np.ndarray, np.ndarray] | None:
-    """95 % percentile bootstrap interval; axis 0 of every sample is resampled by itself. None for a single seed."""
-    if min(map(len, samples)) < 2:
+# Statistics. A percentile bootstrap of three seeds is their range, which covers the mean in 75 % of cases, not in 95;
+# Student's interval is wider and does what it says.
+@dataclass
+class Estimate:
+    value: float
+    low: float  # of the 95 % interval
+    high: float
+    p: float  # of the hypothesis that the value is 0
+
+    def text(self, digits: str) -> str:
+        return f"{self.value:{digits}} [{self.low:{digits}}, {self.high:{digits}}]"
+
+
+def combination(groups: list[np.ndarray], weights: list[float]) -> Estimate | None:
+    """The weighted sum of the means of groups of seeds. None where a group has a single seed.
+
+    One group: Student's interval. Two with weights 1 and -1: Welch's. More: Welch's too, by Satterthwaite's formula.
+    """
+    if min(map(len, groups)) < 2:
         return None
-    rng = np.random.default_rng(0)
-    result = stats.bootstrap(
-        samples, statistic, method="percentile", n_resamples=2000, axis=0, vectorized=True, rng=rng
-    )
-    return result.confidence_interval.low, result.confidence_interval.high
+    value = sum(weight * group.mean() for weight, group in zip(weights, groups, strict=True))
+    shares = [weight**2 * group.var(ddof=1) / len(group) for weight, group in zip(weights, groups, strict=True)]
+    variance = sum(shares)
+    if variance == 0:
+        return Estimate(value, value, value, float(value == 0))
+    freedom = variance**2 / sum(share**2 / (len(group) - 1) for share, group in zip(shares, groups, strict=True))
+    error = variance**0.5
+    margin = stats.t.ppf(0.975, freedom) * error
+    return Estimate(value, value - margin, value + margin, 2 * stats.t.sf(abs(value) / error, freedom))
 
 
-def bounds(samples: list[np.ndarray], statistic, digits: str) -> str:
-    """The interval of a number, for a table; nothing for a single seed."""
-    band = interval(samples, statistic)
-    return f" [{band[0]:{digits}}, {band[1]:{digits}}]" if band else ""
+def holm(p: list[float]) -> np.ndarray:
+    """p-values after Holm's correction for their number."""
+    rank = np.argsort(p)
+    adjusted = np.empty(len(p))
+    adjusted[rank] = np.maximum.accumulate(np.asarray(p)[rank] * np.arange(len(p), 0, -1))
+    return np.minimum(adjusted, 1)
 
 
-def mean(*samples: np.ndarray, axis: int = 0) -> np.ndarray:
-    return np.concatenate(samples, axis=axis).mean(axis=axis)
+def detectable(seeds: int, level: float = 0.05, power: float = 0.8) -> float:
+    """The difference of two groups of that many seeds that a t-test finds in 80 % of cases, in standard deviations."""
+    freedom = 2 * seeds - 2
+    threshold = stats.t.isf(level / 2, freedom)
+    spread = np.sqrt(stats.chi2.ppf((np.arange(2000) + 0.5) / 2000, freedom) / freedom)  # of the estimated deviation
+
+    def found(difference: float) -> float:
+        return stats.norm.cdf(difference * np.sqrt(seeds / 2) - threshold * spread).mean()
+
+    return optimize.brentq(lambda difference: found(difference) - power, 0, 1000)
 
 
-def interquartile_mean(*samples: np.ndarray, axis: int = 0) -> np.ndarray:
-    return stats.trim_mean(np.concatenate(samples, axis=axis), 0.25, axis=axis)
-
-
-def difference(*samples: np.ndarray, axis: int = 0) -> np.ndarray:
-    """Interquartile mean of the first half of the samples minus that of the second."""
-    half = len(samples) // 2
-    return interquartile_mean(*samples[:half], axis=axis) - interquartile_mean(*samples[half:], axis=axis)
-
-
-def minus(a: np.ndarray, b: np.ndarray, axis: int = 0) -> np.ndarray:
-    """Difference of the means."""
-    return a.mean(axis=axis) - b.mean(axis=axis)
+def print_correction(differences: list[Estimate | None]):
+    """What is left of a table's differences after the correction for their number."""
+    p = [difference.p for difference in differences if difference]
+    if p:
+        print(f"Holm's correction over these {len(p)}: {(holm(p) < 0.05).sum()} differ from 0 at 5 %\n")
 
 
 # Drawing.
@@ -286,9 +287,8 @@ def styles(lines: list[str]) -> dict[str, tuple]:
 def ramp(values: list) -> dict:
     """value -> (colour, marker, dashes): a perceptually uniform ramp for ordered values, dark first."""
     colours = plt.get_cmap("viridis")(np.linspace(0, 0.85, len(values)))
-    return {
-        value: (colour, "osD^vPX*"[i % 8], ()) for i, (value, colour) in enumerate(zip(values, colours, strict=True))
-    }
+    looks = [(colour, "osD^vPX*"[i % 8], ((), (4, 1.5))[i % 2]) for i, colour in enumerate(colours)]
+    return dict(zip(values, looks, strict=True))
 
 
 def grid(rows: int, columns: int, **options) -> tuple[plt.Figure, np.ndarray]:
@@ -296,17 +296,18 @@ def grid(rows: int, columns: int, **options) -> tuple[plt.Figure, np.ndarray]:
     return plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, **options)
 
 
-def curve(ax: plt.Axes, table: pd.DataFrame, style: tuple):
-    """Mean over seeds and its interval where every seed has a value, and every seed faint behind."""
+def curve(ax: plt.Axes, table: pd.DataFrame, style: tuple, thin: float = 0.35):
+    """Every seed, thin, and their mean where every seed has a value; with enough seeds its interval."""
     colour, marker, dashes = style
-    ax.plot(table.index, table, color=colour, alpha=0.3, linewidth=0.6, zorder=1)
+    ax.plot(table.index, table, color=colour, alpha=thin, linewidth=0.6, zorder=1)
     shared = table.dropna()
-    band = interval([shared.to_numpy().T], mean) if len(shared) else None
-    if band:
-        ax.fill_between(shared.index, *band, color=colour, alpha=0.18, linewidth=0, zorder=2)
+    if table.shape[1] >= BAND_SEEDS and len(shared):
+        bands = [combination([values], [1]) for values in shared.to_numpy()]
+        low, high = [band.low for band in bands], [band.high for band in bands]
+        ax.fill_between(shared.index, low, high, color=colour, alpha=0.15, linewidth=0, zorder=2)
     every = max(1, len(shared) // 8)
-    look = {"color": colour, "marker": marker, "markevery": every, "markersize": 3.2, "dashes": dashes}
-    ax.plot(shared.index, shared.mean(axis=1), linewidth=1.4, zorder=3, **look)
+    look = {"color": colour, "marker": marker, "markevery": every, "markersize": 3.6, "dashes": dashes}
+    ax.plot(shared.index, shared.mean(axis=1), linewidth=1.6, zorder=3, **look)
 
 
 def number_axis(axis, largest: float):
@@ -353,7 +354,15 @@ def save(fig: plt.Figure, args: Args, name: str):
 
 
 # Figures.
-BANDS = "Lines: mean over seeds; bands: 95 % bootstrap interval of the mean (of 3 seeds, their range); thin: each seed."
+BAND_SEEDS = 5  # below that Student's interval is wider than the panel
+
+
+def reading(data: pd.DataFrame) -> str:
+    """How to read a figure of curves."""
+    text = f"Thick: mean over {seeds_text(data)}; thin: each seed"
+    if data.groupby(["env", "line"]).seed.nunique().max() >= BAND_SEEDS:
+        text += f"; bands, from {BAND_SEEDS} seeds on: Student's 95 % interval of the mean"
+    return text + "."
 
 
 def curves(args: Args, data: pd.DataFrame):
@@ -361,6 +370,8 @@ def curves(args: Args, data: pd.DataFrame):
     lines, envs, chosen = order(data), sorted(data.env.unique()), metrics(args)
     look, columns = styles(lines), min(len(envs), 3)
     fig, axes = grid(-(-len(envs) // columns) * len(chosen), columns)
+    if len(lines) > 5:
+        fig.set_figheight(1.6 * fig.get_figheight())  # or they cannot be told apart
     for ax in axes.flat:
         ax.set_visible(False)
     for i, env in enumerate(envs):
@@ -368,7 +379,7 @@ def curves(args: Args, data: pd.DataFrame):
             ax, here = axes[i // columns * len(chosen) + j, i % columns], data[data.env == env]
             ax.set_visible(True)
             for line in [line for line in lines if (here.line == line).any()]:
-                curve(ax, by_seed(here[here.line == line], metric), look[line])
+                curve(ax, by_seed(here[here.line == line], metric), look[line], 0.2 if len(lines) > 5 else 0.35)
             steps_axis(ax, here)
             number_axis(ax.yaxis, here[metric].abs().max())
             ax.set_title(env if j == 0 else "")
@@ -381,13 +392,45 @@ def curves(args: Args, data: pd.DataFrame):
             if metric == "eval/success":
                 ax.set_ylim(-0.02, 1.02)
     names = {line: f"{line} ({seeds_text(data[data.line == line])})" for line in lines}
-    legend(fig, look, names, BANDS)
+    legend(fig, look, names, reading(data))
     save(fig, args, "curves")
 
 
 def metrics(args: Args) -> list[str]:
     one = {"eval": ["eval_return"], "train": ["train_return"], "success": ["eval/success"]}
     return (one | {"both": ["eval_return", "train_return"]})[args.returns]
+
+
+def read_references(args: Args) -> pd.DataFrame:
+    """Per environment the return with a normalised score of 0 (column random) and, if given, of 1 (column one)."""
+    require(args.references.is_file(), f"--references {args.references}: no such file")
+    table = pd.read_csv(args.references)
+    fits = {"env", "random"} <= set(table.columns)
+    require(fits, f"--references {args.references}: no columns env, random; scripts/random_returns.py writes them")
+    return table.set_index("env")
+
+
+def scale(args: Args, data: pd.DataFrame, metric: str) -> dict[str, tuple[float, float]]:
+    """env -> the returns with a score of 0 (a random policy's) and of 1 (the baseline's mean at the end).
+
+    An environment whose 1 is not above its 0 is left out: dividing by their difference would reverse the ranking.
+    """
+    known, result = read_references(args), {}
+    for env, rows in data.groupby("env"):
+        zero, source = 0.0, "0, in place of a random policy's return, which is not known"
+        if env in known.index:
+            zero, source = float(known.random[env]), f"{known.random[env]:g}, a random policy's return"
+        own = rows[(rows.script == args.baseline) & (rows.step == rows.step.max())][metric].mean()
+        one = known.one[env] if "one" in known and env in known.index and pd.notna(known.one[env]) else own
+        absent = f"--baseline {args.baseline}: it has no run on {env}; choose another script"
+        require(pd.notna(one), absent)
+        if one > zero:
+            result[env] = zero, float(one)
+        else:
+            note(f"aggregate: {env} left out: the score of 1, {one:g}, is not above {source}; see --references")
+        if one > zero and env not in known.index:
+            note(f"aggregate: the return of a random policy on {env} is not known, 0 is taken; see --references")
+    return result
 
 
 def scores(args: Args, data: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -400,26 +443,15 @@ def scores(args: Args, data: pd.DataFrame, metric: str) -> pd.DataFrame:
         note(f"aggregate: not every line has {', '.join(left_out)}, left out")
     require(len(complete) > 0, f"aggregate: no environment has all of {', '.join(lines)}; look at --where")
     data = data[data.env.isin(complete)].dropna(subset=metric)
-    # Only seeds that every line has: environments weigh by their number of runs, for all lines alike.
-    have = data.groupby(["env", "seed"]).line.transform("nunique") == len(lines)
-    if not have.all():
-        note(f"aggregate: not every line has the same seeds; {data[~have].run.nunique()} runs without rivals left out")
-    data = data[have]
-    require(len(data) > 0, "aggregate: no seed that every line has; look at --where")
     # Only steps that every run has, so that no line is compared at another line's step.
     runs = data.groupby("env").run.nunique()
     shared = data.groupby(["env", "step"]).run.nunique().reset_index(name="runs")
     shared = shared[shared.runs == shared.env.map(runs)][["env", "step"]]
     data = data.merge(shared, on=["env", "step"])
-    last = data[data.step == data.groupby("env").step.transform("max")]
-    one = last[last.script == args.baseline].groupby("env")[metric].mean()
-    absent = sorted(set(complete) - set(one.index))
-    require(not absent, f"--baseline {args.baseline}: it has no run on {', '.join(absent)}; choose another script")
-    for env in complete:
-        if env not in RANDOM:
-            note(f"aggregate: the return of a random policy on {env} is not known, 0 is taken")
-    zero = data.env.map(lambda env: RANDOM.get(env, 0.0))
-    return data.assign(score=(data[metric] - zero) / (data.env.map(one) - zero))
+    scales = scale(args, data, metric)
+    data = data[data.env.isin(scales)]
+    zero, one = (data.env.map({env: pair[i] for env, pair in scales.items()}) for i in (0, 1))
+    return data.assign(score=(data[metric] - zero) / (one - zero))
 
 
 def common_steps(data: pd.DataFrame) -> list[int]:
@@ -427,91 +459,86 @@ def common_steps(data: pd.DataFrame) -> list[int]:
     return sorted(set.intersection(*(set(of_env.step) for _, of_env in data.groupby("env"))))
 
 
+def pooled(data: pd.DataFrame, one: str, other: str | None = None) -> Estimate | None:
+    """Mean score of a line, or its difference from another line's; each environment weighs the same."""
+    envs, groups, weights = sorted(data.env.unique()), [], []
+    for line, sign in ((one, 1), (other, -1)):
+        for env in envs if line else []:
+            runs = data[(data.line == line) & (data.env == env)].groupby("seed").score.mean()
+            groups.append(runs.to_numpy())
+            weights.append(sign / len(envs))
+    return combination(groups, weights)
+
+
 def score_tables(args: Args, data: pd.DataFrame, metric: str):
-    """Interquartile means of column `score` and their differences as Markdown."""
-    lines, envs = order(data), sorted(data.env.unique())
+    """Mean of column `score` and the differences as Markdown."""
+    lines, envs, first, all_of_them = order(data), sorted(data.env.unique()), label(args.baseline), []
     last = data[data.step == data.groupby("env").step.transform("max")]
     shared = data[data.step.isin(common_steps(data))]
 
-    def runs(rows: pd.DataFrame, line: str) -> list[np.ndarray]:
-        """Per environment each run's mean score over the rows."""
-        mine = rows[rows.line == line].groupby(["env", "seed"]).score.mean()
-        return [mine[env].to_numpy() for env in envs]
+    def cell(rows: pd.DataFrame, one: str, other: str) -> str:
+        difference = pooled(rows, one, other)
+        all_of_them.append(difference)
+        return difference.text("+.2f") if difference else ""
 
-    first = label(args.baseline)
-    print(f"{RETURNS[metric].capitalize()}, IQM of the normalised score on {', '.join(envs)}, 95 %")
-    print(f"bootstrap interval, and difference from {first}\n")
-    print(f"| | at the end | minus {first} | over training | minus {first} | plain mean at the end |")
-    print("|---|---|---|---|---|---|")
+    def mean(rows: pd.DataFrame, line: str) -> str:
+        return f"{rows[rows.line == line].groupby('env').score.mean().mean():.2f}"
+
+    print(f"{RETURNS[metric].capitalize()}, mean of the normalised score on {', '.join(envs)}, and difference from")
+    print(f"{first} with its 95 % interval, the scale taken as known\n")
+    print(f"| | at the end | minus {first} | over training | minus {first} |\n|---|---|---|---|---|")
     for line in lines:
         cells = []
         for rows in (last, shared):
-            mine, other = runs(rows, line), runs(rows, first)
-            cells.append(f"{interquartile_mean(*mine):.2f}{bounds(mine, interquartile_mean, '.2f')}")
-            both = (*mine, *other)
-            cells.append(f"{difference(*both):+.2f}{bounds(both, difference, '+.2f')}" if line != first else "")
-        cells.append(f"{mean(*runs(last, line)):.2f}")
+            cells += [mean(rows, line), cell(rows, line, first) if line != first else ""]
         print(f"| {line} | {' | '.join(cells)} |")
     print()
     pairs = [(b, a) for a, b in combinations([line for line in lines if line != first], 2)]
     if pairs:
         print("| | at the end | over training |\n|---|---|---|")
     for one, other in pairs:
-        cells = []
-        for rows in (last, shared):
-            both = (*runs(rows, one), *runs(rows, other))
-            cells.append(f"{difference(*both):+.2f}{bounds(both, difference, '+.2f')}")
-        print(f"| {one} minus {other} | {' | '.join(cells)} |")
+        print(f"| {one} minus {other} | {cell(last, one, other)} | {cell(shared, one, other)} |")
     print()
+    print_correction(all_of_them)
 
 
 def aggregate(args: Args, data: pd.DataFrame):
     scored = {metric: scores(args, with_lines(data, args.by), metric) for metric in metrics(args)}
+    scored = {metric: table for metric, table in scored.items() if len(table)}
+    if not scored:
+        note("aggregate: no environment is left, nothing is drawn")
+        return
     for metric, table in scored.items():
         score_tables(args, table, metric)
     metric, data = next(iter(scored.items()))
     lines, envs = order(data), sorted(data.env.unique())
     look = styles(lines)
     last = data[data.step == data.groupby("env").step.transform("max")]
-    fig, (training, final, profile) = plt.subplots(
-        1, 3, figsize=(8.6, 2.9), layout="constrained", width_ratios=(1, 0.8, 1)
-    )
+    fig, (training, final) = plt.subplots(1, 2, figsize=(7.2, 2.9), layout="constrained")
     steps = common_steps(data)
-    taus = np.linspace(min(0.0, last.score.min()), 1.02 * last.score.max(), 200)
-
     for i, line in enumerate(lines):
         colour, marker, dashes = look[line]
         mine = data[(data.line == line) & data.step.isin(steps)]
-        samples = [by_seed(mine[mine.env == env], "score").to_numpy().T for env in envs]
-        band = interval(samples, interquartile_mean)
-        if band:
-            training.fill_between(steps, *band, color=colour, alpha=0.18, linewidth=0)
-        every = max(1, len(steps) // 8)
-        style = {"color": colour, "dashes": dashes}
-        training.plot(steps, interquartile_mean(*samples), marker=marker, markersize=3.2, markevery=every, **style)
-
-        ends = [last[(last.line == line) & (last.env == env)].score.to_numpy() for env in envs]
-        band = interval(ends, interquartile_mean)
-        if band:
-            final.barh(i, band[1] - band[0], left=band[0], color=colour, alpha=0.35, height=0.6)
-        final.plot(interquartile_mean(*ends), i, color=colour, marker=marker, markersize=5)
-
-        above = [sample[:, None] > taus for sample in ends]
-        band = interval([sample.astype(float) for sample in above], mean)
-        if band:
-            profile.fill_between(taus, *band, color=colour, alpha=0.18, linewidth=0)
-        profile.plot(taus, mean(*above), **style)
-    training.set(xlabel="environment steps", ylabel="IQM of the normalised score", title="During training")
+        middle = mine.groupby(["env", "step"]).score.mean().groupby("step").mean()
+        style = {"color": colour, "marker": marker, "markersize": 3.6, "markevery": max(1, len(steps) // 8)}
+        training.plot(middle.index, middle, dashes=dashes, linewidth=1.6, **style)
+        ends = last[last.line == line]
+        for j, env in enumerate(envs):  # a row of points per environment
+            values = ends[ends.env == env].score
+            height = i + 0.4 * (j - (len(envs) - 1) / 2) / len(envs)
+            final.plot(values, np.full(len(values), height), ".", color=colour, alpha=0.5, markersize=4)
+        whole = pooled(last, line)
+        if whole:
+            final.plot([whole.low, whole.high], [i, i], color=colour, linewidth=1.4)
+        final.plot(ends.groupby("env").score.mean().mean(), i, color=colour, marker=marker, markersize=7)
+    training.set(xlabel="environment steps", ylabel="mean normalised score", title="During training")
     steps_axis(training, data)
-    final.set(xlabel="IQM of the normalised score", title="At the end", yticks=range(len(lines)), yticklabels=lines)
-    final.use_sticky_edges = False  # room beside the bars
-    final.autoscale_view(scaley=False)
+    final.set(xlabel="normalised score", title="At the end", yticks=range(len(lines)), yticklabels=lines)
     final.set_ylim(len(lines) - 0.5, -0.5)
-    profile.set(xlabel="normalised score \u03c4", ylabel="fraction of runs above \u03c4", title="Performance profile")
-    profile.set_ylim(0, 1.02)
     names = {line: f"{line} ({seeds_text(data[data.line == line])})" for line in lines}
     remark = f"{RETURNS[metric].capitalize()}; 0: random policy, 1: {label(args.baseline)}'s mean at the end. "
-    remark += f"Interquartile mean and 95 % stratified bootstrap interval over seeds on {', '.join(envs)}."
+    remark += f"Mean over {', '.join(envs)}, which weigh the same, with its 95 % interval; dots: each run, "
+    remark += "a row per environment."
     legend(fig, look, names, remark)
     save(fig, args, "aggregate")
 
@@ -523,7 +550,10 @@ def gradients(args: Args, data: pd.DataFrame):
     tags.sort(key=lambda name: int(name[15:]))
     look = ramp(list(range(len(tags))))
     fig, axes = grid(len(envs), len(lines) + 1, sharey="row")
-    print("Gradient norm at A_k, mean over the second half of training and over seeds; largest - smallest of them\n")
+    print(
+        "Gradient norm at A_k, mean over the second half of training and over seeds; largest - smallest of each seed,"
+    )
+    print("mean \u00b1 standard deviation\n")
     heads = [f"k = {k}" for k in look] + ["range, k < K", "range"]
     print(f"| | | {' | '.join(heads)} |\n|{'---|' * (len(heads) + 2)}")
     for env, row in zip(envs, axes, strict=True):
@@ -544,9 +574,8 @@ def gradients(args: Args, data: pd.DataFrame):
             profile.plot(middle.index, middle, color=colour, marker=marker, dashes=dashes, markersize=4, label=line)
             cells = [f"{value:.3g}" for value in middle] + [""] * (len(tags) - len(middle))
             for part in (table[:-1], table):
-                # SciPy moves the seeds' axis to the end: that of k stays the first.
-                band = bounds([part.T.to_numpy()], lambda x, axis=0: np.ptp(x.mean(axis=axis), axis=0), ".3g")
-                cells.append(f"{np.ptp(part.mean(axis=1)):.3g}{band}")
+                ranges = part.max() - part.min()
+                cells.append(f"{ranges.mean():.3g}" + (f" \u00b1 {ranges.std():.2g}" if len(ranges) > 1 else ""))
             print(f"| {env} | {line} | {' | '.join(cells)} |")
         profile.set_title(f"{env}, second half")
         profile.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -558,7 +587,7 @@ def gradients(args: Args, data: pd.DataFrame):
     axes[-1, -1].set_xlabel("rollout step k")
     remark = "Batch mean of the Euclidean norm of d(\u03b1 log p \u2212 min Q)/d$A_k$, one sample's actor loss by the "
     remark += "intermediate action, without $A_0$'s own density. "
-    legend(fig, look, {k: f"k = {k}" for k in look}, remark + BANDS)
+    legend(fig, look, {k: f"k = {k}" for k in look}, remark + reading(data))
     save(fig, args, "gradients")
 
 
@@ -587,22 +616,16 @@ def steps(args: Args, data: pd.DataFrame):
         row[0].set_ylabel(RETURNS[metric])
     for ax in axes[-1]:
         ax.set_xlabel("environment steps")
-    base = DEFAULT_K if DEFAULT_K in values else values[0]
-    print(f"{RETURNS[metric].capitalize()}, and its difference from K = {base} with a 95 % bootstrap interval\n")
-    print(f"| | | K | step | mean (seeds) | minus K = {base} |\n|---|---|---|---|---|---|")
+    print(f"{RETURNS[metric].capitalize()}, mean \u00b1 standard deviation over seeds (number of seeds)\n")
+    print(f"| | | step | {' | '.join(f'K = {k}' for k in values)} |\n|{'---|' * (len(values) + 3)}")
     for (env, panel), mine in data.groupby(["env", "panel"]):
         tables = {k: by_seed(rows, metric).dropna() for k, rows in mine.groupby("sampling_steps")}
-        first = tables.get(base)
-        for k, table in tables.items():
-            both = table.index if first is None else table.index.intersection(first.index)
-            end, cell = table.loc[both[-1]].to_numpy(), ""
-            if first is not None and k != base:
-                ends = [end, first.loc[both[-1]].to_numpy()]
-                cell = f"{minus(*ends):+.0f}{bounds(ends, minus, '+.0f')}"
-            print(f"| {env} | {panel} | {k} | {both[-1]} | {end.mean():.0f} ({len(end)}) | {cell} |")
+        shared = sorted(set.intersection(*(set(table.index) for table in tables.values())))
+        cells = [spread(tables[k].loc[shared[-1]], 0) if k in tables and shared else "\u2013" for k in values]
+        print(f"| {env} | {panel} | {shared[-1] if shared else ''} | {' | '.join(cells)} |")
     print()
     names = {k: f"K = {k} ({seeds_text(data[data.sampling_steps == k])})" for k in values}
-    legend(fig, look, names, BANDS)
+    legend(fig, look, names, reading(data))
     save(fig, args, "steps")
 
 
@@ -619,60 +642,183 @@ def speed(args: Args, data: pd.DataFrame):
         for j, env in enumerate(envs):
             if (line, env) in runs.index:
                 x, values = j + (i - (len(lines) - 1) / 2) * width, runs[line, env]
-                ax.bar(x, values.mean(), 0.9 * width, color=look[line][0], alpha=0.75)
+                ax.bar(x, values.median(), 0.9 * width, color=look[line][0], alpha=0.75)
                 ax.plot(np.full(len(values), x), values, "o", color="black", markersize=2)
-                ax.annotate(f"{values.mean():.0f}", (x, values.max()), (0, 4), textcoords="offset points", ha="center")
+                above = {"xytext": (0, 4), "textcoords": "offset points", "ha": "center"}
+                ax.annotate(f"{values.median():.0f}", (x, values.max()), **above)
     ax.margins(y=0.1)
     ax.set_xticks(range(len(envs)), envs)
     ax.set_ylabel("environment steps per second")
     ax.set_title("Training speed of one process")
     devices = ", ".join(sorted(data["versions/device"].unique()))
-    remark = f"Device: {devices}; evaluation not counted. Bars: mean over runs; dots: each run."
+    remark = f"Device: {devices}; evaluation not counted. Bars: median of the runs; dots: each run."
     legend(fig, {line: (look[line][0], "s", ()) for line in lines}, dict(zip(lines, lines, strict=True)), remark, 0)
     save(fig, args, "speed")
 
 
-def ablations(args: Args, data: pd.DataFrame):
-    """A panel per environment and variant: every script that has it, as it is (dashed) and with it (solid)."""
-    data = data.assign(variant=data.script.str.extract("-(.+)", expand=False))
-    usual = with_lines(data[data.variant.isna()], [])
-    changed = data.dropna(subset="variant")
-    require(len(changed) > 0, "ablations: no run has an --exp-name of the kind SCRIPT-VARIANT")
-    panels = list(changed.groupby(["env", "variant"], sort=False))
-    panels.sort(key=lambda panel: (panel[0][0], [*VARIANTS, panel[0][1]].index(panel[0][1])))
-    metric, seen, columns, several = metrics(args)[0], set(), min(len(panels), 4), changed.env.nunique() > 1
-    fig, axes = grid(-(-len(panels) // columns), columns)
-    print(f"{RETURNS[metric].capitalize()}: with the change, without it, their difference, and that of the means over")
-    print("training, each with its 95 % bootstrap interval\n")
-    print("| | | | with | without | difference | over training |\n|---|---|---|---|---|---|---|")
-    for ax in axes.flat[len(panels) :]:
-        ax.set_visible(False)
-    for ax, ((env, variant), rows) in zip(axes.flat, panels, strict=False):
-        mine = with_lines(rows.assign(script=rows.script.str.partition("-")[0]), [])
-        for line in order(mine):
-            here = by_seed(mine[mine.line == line], metric)
-            both = usual[(usual.line == line) & (usual.env == env) & (usual.step <= mine.step.max())]
-            require(len(both) > 0, f"ablations: {line} with {variant} on {env}, but no run without; train it as well")
-            colour, marker, _ = styles([line])[line]
-            before = by_seed(both, metric)
-            curve(ax, before, (colour, "", (3, 1.5)))
-            curve(ax, here, (colour, marker, ()))
-            seen.add(line)
-            whole = [table.dropna() for table in (here, before)]
-            ends, means = [table.iloc[-1].to_numpy() for table in whole], [table.mean().to_numpy() for table in whole]
-            cells = [f"{end.mean():.0f} ({len(end)})" for end in ends]
-            cells += [f"{minus(*pair):+.0f}{bounds(pair, minus, '+.0f')}" for pair in (ends, means)]
-            print(f"| {env} | {VARIANTS.get(variant, variant)} | {line} | {' | '.join(cells)} |")
-        steps_axis(ax, mine)
-        number_axis(ax.yaxis, mine[metric].abs().max())
-        ax.set_title(textwrap.fill(f"{env}, " * several + VARIANTS.get(variant, variant), 32))
-    for ax in axes[:, 0]:
-        ax.set_ylabel("return")
-    lines = [label(script) for script in STYLES if label(script) in seen]
-    look = {line: (*styles([line])[line][:2], ()) for line in dict.fromkeys(lines)}
-    remark = f"{RETURNS[metric].capitalize()} over environment steps on {', '.join(sorted(changed.env.unique()))}. "
-    legend(fig, look, {line: line for line in look}, remark + "Solid: with the change; dashed: the default. " + BANDS)
-    save(fig, args, "ablations")
+FOREST_LIMIT = 120  # %, of the axis
+HALVES = [0.5, -0.5, 0.5, -0.5], [-0.5, -0.5, 0.5, 0.5]  # of (baseline, script) x (critic, other critic)
+
+
+def pair(tables: list[pd.DataFrame], weights: list[float]) -> tuple[Estimate | None, Estimate | None, int]:
+    """Combination of tables (steps x seeds) at the last step that all have, and of the means over training up to it."""
+    steps = sorted(set.intersection(*(set(table.index) for table in tables)))
+    if not steps:
+        return None, None, 0
+    ends = combination([table.loc[steps[-1]].to_numpy() for table in tables], weights)
+    return ends, combination([table.loc[steps].mean().to_numpy() for table in tables], weights), steps[-1]
+
+
+def seed_range(tables: list[pd.DataFrame]) -> str:
+    counts = [table.shape[1] for table in tables]
+    return f"{min(counts)}\u2013{max(counts)}" if min(counts) < max(counts) else str(min(counts))
+
+
+def comparisons(args: Args, data: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """One row per difference: kind, env, what, script, seeds, step, at the end, over training, unit.
+
+    The unit is the reference's mean at that step, less a random policy's return: in it environments share an axis.
+    """
+    known, rows = read_references(args).random, []
+    data = data.assign(variant=data.script.str.extract("-(.+)", expand=False).fillna(""))
+    data = data.assign(script=data.script.str.partition("-")[0])
+    k = data.get("sampling_steps", pd.Series(np.nan, data.index))
+    data = data.assign(k=k.where(data.script.str.contains("flow_"))).dropna(subset=metric)
+    default = DEFAULT_K if (data.k == DEFAULT_K).any() or data.k.isna().all() else data.k.min()
+    data["k"] = data.k.fillna(default)
+    tables = {}
+    for key, mine in data.groupby(["env", "script", "variant", "k"]):
+        tables[key] = by_seed(with_lines(mine, []), metric).dropna()
+
+    def add(kind: str, env: str, what: str, script: str, keys: list[tuple], weights: list[float]):
+        if not all(key in tables for key in keys):
+            return
+        end, training, step = pair([tables[key] for key in keys], weights)
+        if end:
+            references = [tables[key].loc[step].mean() for key, weight in zip(keys, weights, strict=True) if weight < 0]
+            unit = abs(np.mean(references) - known.get(env, 0.0))
+            seeds = seed_range([tables[key] for key in keys])
+            rows.append((kind, env, what, script, seeds, step, end, training, unit))
+
+    first = args.baseline
+    usual = {(env, script) for env, script, variant, k in tables if not variant and k == default}
+    for script in [script for script in STYLES if script != first]:
+        for env, _ in sorted(one for one in usual if one[1] == script):
+            keys = [(env, script, "", default), (env, first, "", default)]
+            add(f"policy, minus {label(first)}", env, label(script), script, keys, [1, -1])
+    for script in [script for script in STYLES if script != first]:
+        envs = sorted(env for env, name in usual if name == script and (env, first) in usual)
+        groups, units = [], []
+        for env in envs:
+            unit = tables[env, first, "", default].iloc[-1].mean() - known.get(env, 0.0)
+            groups += [tables[env, name, "", default] / unit for name in (script, first)]
+            units.append(unit)
+        if len(envs) > 1 and min(units) > 0:
+            end, training, step = pair(groups, [1 / len(envs), -1 / len(envs)] * len(envs))
+            if end:
+                seeds = seed_range(groups)
+                kind = f"policy, minus {label(first)}"
+                rows.append((kind, "all tasks", label(script), script, seeds, step, end, training, 1))
+    # Two scripts with two critics each: what either choice makes, averaged over the other.
+    for env, script in sorted(usual):
+        four = [(env, one, variant, default) for one in (first, script) for variant in ("", CRITIC)]
+        if script != first:
+            names = f"{label(first)} and {label(script)}"
+            add("critic or policy", env, f"CrossQ\u2019s critic minus target networks, {names}", first, four, HALVES[0])
+            add("critic or policy", env, f"{label(script)} minus {label(first)}, both critics", script, four, HALVES[1])
+    for script in STYLES:
+        for env, name, variant, k in tables:
+            if name == script and not variant and k != default:
+                keys = [(env, script, "", k), (env, script, "", default)]
+                kind, what = f"sampling steps, minus K = {default:.0f}", f"{label(script)}, K = {k:.0f}"
+                add(kind, env, what, script, keys, [1, -1])
+    for variant in [*VARIANTS, *sorted(set(data.variant) - {"", *VARIANTS})]:
+        for env, script, mine, k in tables:
+            if mine == variant and k == default:
+                keys = [(env, script, variant, default), (env, script, "", default)]
+                require(keys[1] in tables, f"forest: {script} with {variant} on {env}, no run without; train it too")
+                what = f"{label(script)}, {VARIANTS.get(variant, variant)}"
+                add("one change, minus the default", env, what, script, keys, [1, -1])
+    require(len(rows) > 0, "forest: nothing to compare with two seeds or more; look at --where and --baseline")
+    return pd.DataFrame(rows, columns=["kind", "env", "what", "script", "seeds", "step", "end", "training", "unit"])
+
+
+def print_power(data: pd.DataFrame, metric: str, number: int):
+    """Which difference so many seeds would find, task by task, at 5 % and after the correction."""
+    data = data[~data.script.str.contains("-")]
+    if "sampling_steps" in data:
+        data = data[data.sampling_steps.fillna(DEFAULT_K) == DEFAULT_K]
+    last = data[data.step == data.groupby(["env", "script"]).step.transform("max")].dropna(subset=metric)
+    print("Difference at the end that is found in 80 % of cases, by the deviation between seeds, and the same of one")
+    print(f"among {number}\n")
+    heads = [f"{seeds} seeds | one of {number}" for seeds in (3, 5, 10)]
+    print(f"| | deviation | {' | '.join(heads)} |\n|{'---|' * 8}")
+    for env, rows in last.groupby("env"):
+        deviation = np.sqrt(rows.groupby("script")[metric].var().mean())
+        cells = [f"{deviation * detectable(n, level):.0f}" for n in (3, 5, 10) for level in (0.05, 0.05 / number)]
+        print(f"| {env} | {deviation:.0f} | {' | '.join(cells)} |")
+    print()
+
+
+def forest(args: Args, data: pd.DataFrame):
+    """Every difference: a row each, at the end and over training."""
+    metric = metrics(args)[0]
+    rows = comparisons(args, data, metric)
+    adjusted = holm([estimate.p for column in ("end", "training") for estimate in rows[column]])
+    rows = rows.assign(end_p=adjusted[: len(rows)], training_p=adjusted[len(rows) :])
+    print(f"{RETURNS[metric].capitalize()}: difference at the step, and of the means over training up to it, with 95 %")
+    print(f"intervals (all tasks: of the score); p after Holm's correction over these {len(adjusted)}\n")
+    heads = ["difference", "task", "seeds", "step", "at the end", "p", "over training", "p"]
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+    for row in rows.itertuples():
+        cells = [row.what, row.env, row.seeds, EngFormatter(sep="")(row.step)]
+        for estimate, p in ((row.end, row.end_p), (row.training, row.training_p)):
+            digits = "+.2f" if row.env == "all tasks" else "+.0f"
+            cells += [estimate.text(digits), f"**{p:.3f}**" if p < 0.05 else f"{p:.2f}"]
+        print(f"| {' | '.join(cells)} |")
+    print()
+    print_power(data[data.script.isin(set(rows.script))], metric, len(adjusted))
+
+    heights, y, previous = [], 0.0, None
+    for kind in rows.kind:
+        y += 1 if kind == previous else 2
+        heights.append(y)
+        previous = kind
+    fig, axes = plt.subplots(1, 2, figsize=(8.6, 0.155 * y + 1.1), layout="constrained", sharey=True)
+    for ax, column, title in zip(axes, ("end", "training"), ("At the end", "Over training"), strict=True):
+        ax.axvline(0, color="0.4", linewidth=0.8)
+        for y, row in zip(heights, rows.itertuples(), strict=True):
+            estimate, p = getattr(row, column), getattr(row, f"{column}_p")
+            value, low, high = (100 * part / row.unit for part in (estimate.value, estimate.low, estimate.high))
+            colour, marker = STYLES.get(row.script, (None, *SPARE[0]))[1:3]
+            face = colour if estimate.low > 0 or estimate.high < 0 else "white"
+            ax.plot([low, high], [y, y], color=colour, linewidth=1.3)
+            ax.plot(value, y, marker=marker, color=colour, markerfacecolor=face, markersize=5)
+            if p < 0.05:
+                ax.annotate("\u2217", (high, y), (3, -1), textcoords="offset points", va="center")
+        ax.set(title=title, xlabel="difference, % of the reference", xlim=(-FOREST_LIMIT, FOREST_LIMIT))
+        ax.grid(axis="y", visible=False)
+        for kind, of_kind in rows.assign(y=heights).groupby("kind").y:
+            ax.text(-0.98 * FOREST_LIMIT, of_kind.min() - 1, kind, fontsize=7.5, color="0.35", va="center")
+    names = [f"{row.what}, {row.env} ({row.seeds})" for row in rows.itertuples()]
+    axes[0].set_yticks(heights, names, fontsize=6.5)
+    axes[0].set_ylim(max(heights) + 1, -0.2)
+    remark = (
+        f"{RETURNS[metric].capitalize()}. In brackets: seeds of each group. Reference: the mean at that step of what "
+    )
+    remark += (
+        "is subtracted, less a random policy's return. Lines: Welch's 95 % interval, cut off at the edge; filled: it "
+    )
+    remark += "excludes 0, which chance alone gives one in twenty; \u2217: so after Holm's correction over all "
+    remark += f"{len(adjusted)}."
+    fig.supxlabel(textwrap.fill(remark, 160), fontsize=7, color="0.35")
+    save(fig, args, "forest")
+
+
+def spread(values: pd.Series, digits: int) -> str:
+    """Mean, standard deviation and number of seeds."""
+    deviation = f" \u00b1 {values.std():.{digits}f}" if len(values) > 1 else ""
+    return f"{values.mean():.{digits}f}{deviation} ({len(values)})"
 
 
 def table(args: Args, data: pd.DataFrame):
@@ -693,10 +839,8 @@ def table(args: Args, data: pd.DataFrame):
             for env in envs:
                 mine = data[(data.line == line) & (data.env == env)].dropna(subset=metric)
                 values = mine[mine.step == mine.step.max()][metric]
-                digits = 2 if metric == "eval/success" else 0
-                spread = f" \u00b1 {values.std():.{digits}f}" if len(values) > 1 else ""
                 when = f" at {short(mine.step.max())}" if len(values) and mine.step.max() != common[env] else ""
-                cells.append(f"{values.mean():.{digits}f}{spread} ({len(values)}){when}" if len(values) else "\u2013")
+                cells.append(spread(values, 2 if metric == "eval/success" else 0) + when if len(values) else "\u2013")
             print(f"| {line} | {' | '.join(cells)} |")
         print()
         if label(args.baseline) in lines and len(lines) > 1 and not args.by:
@@ -706,8 +850,9 @@ def table(args: Args, data: pd.DataFrame):
 def differences(data: pd.DataFrame, metric: str, baseline: str, lines: list[str], envs: list[str]):
     """Every line minus the baseline, environment by environment, as Markdown."""
     print(f"Minus {baseline}: at the last step that both have, then the means over training up to there, each with its")
-    print("95 % bootstrap interval\n")
+    print("95 % interval\n")
     print(f"| | {' | '.join(f'{env}, at the end | over training' for env in envs)} |\n|{'---|' * (2 * len(envs) + 1)}")
+    all_of_them, digits = [], "+.2f" if metric == "eval/success" else "+.0f"
     for line in lines:
         if line == baseline:
             continue
@@ -715,15 +860,15 @@ def differences(data: pd.DataFrame, metric: str, baseline: str, lines: list[str]
         for env in envs:
             two = [data[(data.line == which) & (data.env == env)] for which in (line, baseline)]
             two = [by_seed(rows, metric).dropna() for rows in two]
-            steps = two[0].index.intersection(two[1].index)
-            for part in (steps[-1:], steps):
-                pair = [table.loc[part].mean().to_numpy() for table in two]
-                cells.append(f"{minus(*pair):+.0f}{bounds(pair, minus, '+.0f')}" if len(steps) else "\u2013")
+            found = pair(two, [1, -1])[:2] if all(map(len, two)) else (None, None)
+            all_of_them += found
+            cells += [estimate.text(digits) if estimate else "\u2013" for estimate in found]
         print(f"| {line} | {' | '.join(cells)} |")
     print()
+    print_correction(all_of_them)
 
 
-FIGURES = {function.__name__: function for function in (curves, aggregate, gradients, steps, speed, ablations, table)}
+FIGURES = {function.__name__: function for function in (curves, aggregate, gradients, steps, speed, forest, table)}
 
 
 def main(args: Args):

@@ -14,7 +14,8 @@
 #   baselines-search   what their presets were chosen by: 30k steps, one seed (FlowRL's tau: 100k; DIME's
 #                  scale and QSM's M on Walker2d also 100k, all seeds); with --small alone
 #   ablations      one change at a time, on HalfCheetah-v4: drift, density, temperature, normalisation, critic; the
-#                  normalisation and Flow-T's bound of sigma on Hopper-v4 too, Flow-G's depth there and on Walker2d-v4
+#                  normalisation and Flow-T's bound of sigma on Hopper-v4 too, Flow-G's depth there and on Walker2d-v4;
+#                  a forest plot of these and of every other difference between the four scripts
 #   offline-to-online   success rates on manipulation tasks, from data made here (--small) or the official files
 #
 #   --small           critics 256 wide, batches of 256, 100k steps, 5k of them random, 3 seeds; else 1M steps, 5 seeds
@@ -145,7 +146,6 @@ for entry in "${entries[@]}"; do
         sweep "sac_gaussian.py $flows" "$all"
         where="$four and $(among "$all") and sampling_steps not in [1, 2, 7, 10]"
         draw "$where" curves aggregate table --returns both
-        draw "$where" table --baseline sac_flow_naive
         ;;
     gradients)
         sweep "$flows" "$all"
@@ -157,8 +157,7 @@ for entry in "${entries[@]}"; do
         [ $size = full ] || flags=("${small[@]}" --total-timesteps 60000)
         for k in 1 2 7 10; do sweep "$flows" "$few" --sampling-steps $k; done
         [ $size = full ] || flags=("${small[@]}" --total-timesteps 100000)
-        draw "$four and $(among "$few")$until" steps table --by sampling_steps
-        draw "$four and $(among "$few") and sampling_steps == 10$until" table --baseline sac_flow_naive
+        draw "$four and $(among "$few")$until" steps
         ;;
     speed)
         sweep "sac_gaussian.py $flows" "$all"
@@ -258,7 +257,7 @@ END
                 sweep "sac_$script.py" "$task" --exp-name "sac_$script-starts_50k" --learning-starts 50000
             done
         fi
-        draw "sampling_steps not in [1, 2, 7, 10]" ablations
+        draw "script.str.startswith('sac_')" forest # with the K of `steps`, where they have run
         ;;
     offline-to-online)
         store=offline_to_online_$size prefix=${store}_ usual=(${flags[@]+"${flags[@]}"})

@@ -11,7 +11,8 @@ from conftest import ROOT
 
 ENTRIES = ["from-scratch", "gradients", "steps", "speed", "baselines", "baselines-search"]
 ENTRIES += ["ablations", "offline-to-online"]
-LOCAL = "curves --csv results/sweep_local.csv --prefix sweep_local_"  # the one that is not of scripts/reproduce.sh
+# The one that is not of scripts/reproduce.sh.
+LOCAL = "curves --csv results/sweep_local.csv --out results/figures --prefix sweep_local_"
 CUBE = "cube-single-play-singletask-task1-v0"
 SCRIPTS = {"Gaussian": "sac_gaussian", "naive flow": "sac_flow_naive", "Flow-G": "sac_flow_g", "Flow-T": "sac_flow_t"}
 
@@ -47,50 +48,230 @@ def test_figures_come_from_the_tables(drawn):
             assert new[name].read_bytes() == committed[name].read_bytes(), name
 
 
-def test_tables_of_the_results_page_are_what_the_commands_print(drawn):
-    """And those of the searches, with the baselines."""
+def test_tables_of_the_pages_are_what_the_commands_print(drawn):
+    """Of the results page, the searches, with the baselines, and the first sections of the decisions log."""
     page = (ROOT / "results" / "README.md").read_text()
+    page = page.replace(re.search(r"^\| \| \|\n.*?\n\n", page, re.MULTILINE | re.DOTALL).group(0), "")  # the setting
     searched = (ROOT / "baselines" / "README.md").read_text().partition("\n## Settings searched\n")[2]
-    for text in (page.partition("\n## Returns\n")[2], searched):
+    sections = re.split(r"^## ", (ROOT / "results" / "DECISIONS.md").read_text(), flags=re.MULTILINE)
+    names = ("Every difference", "Returns in other units", "Several equal goals", "What the gradient norms show")
+    chosen = [section for section in sections if section.startswith(names)]
+    assert len(chosen) == len(names)
+    for text in (page, searched, *chosen):
         rows = re.findall(r"^\|.*\|$", text, re.MULTILINE)
         printed = drawn[1].splitlines()
-        assert len(rows) > 25 and not set(rows) - set(printed), set(rows) - set(printed)
+        assert len(rows) > 10 and not set(rows) - set(printed), set(rows) - set(printed)
     figures = re.findall(r"!\[.+\]\((figures/\S+)\)", page)
     assert len(figures) >= 5 and all((ROOT / "results" / figure).is_file() for figure in figures)
 
 
+def test_pages_are_short():
+    assert len((ROOT / "results" / "README.md").read_text().split()) <= 2500
+
+
+ESTIMATE = r"([+-][\d.]+) \[([+-][\d.]+), ([+-][\d.]+)\]"
+
+
+@pytest.fixture(scope="module")
+def differences(drawn):
+    """Of the forest plot: (difference, task) -> ((value, low, high, p) at the end, the same over training)."""
+    table = drawn[1].partition("p after Holm's correction over these")[2].partition("Difference at the end that")[0]
+    pattern = rf"^\| (.*?) \| (\S+-v4|all tasks) \| .*? \| {ESTIMATE} \| (\S+) \| {ESTIMATE} \| (\S+) \|$"
+    found = {}
+    for name, env, *numbers in re.findall(pattern, table, re.MULTILINE):
+        numbers = [float(number.strip("*")) for number in numbers]
+        found[name, env] = tuple(numbers[:4]), tuple(numbers[4:])
+    assert len(found) > 40 and f"over these {2 * len(found)}\n" in drawn[1]
+    return found
+
+
+def test_what_the_pages_say_of_the_differences(differences, drawn):
+    """How many there are, how many exclude 0 by themselves, and which is left."""
+    page, readme = (" ".join((ROOT / name).read_text().split()) for name in ("results/README.md", "README.md"))
+    both = [(key, part) for key, pair in differences.items() for part in pair]
+    excluding = [key for key, (_, low, high, _) in both if low > 0 or high < 0]
+    left = [(key, part[:3]) for key, part in both if part[3] < 0.05]
+    number = len(both)
+    assert f"Of the {number} differences {len(excluding)} have an interval that excludes 0" in page
+    assert f"where chance alone gives {0.05 * number:.0f}. One is left after the correction: the critic's" in page
+    (((name, env), (value, low, high)),) = left
+    assert name.startswith("CrossQ\u2019s critic minus target networks") and env == "HalfCheetah-v4"
+    assert differences[name, env][1][:3] == (value, low, high), "over training"
+    shown = f"is worth {value:+.0f} [{low:+.0f}, {high:+.0f}] over the first 60 000 steps"
+    assert shown in page and shown in readme and f"the one of {number} differences that Holm's" in readme
+    assert "Among the other nine are these" in page and len(excluding) == 1 + 9
+    assert {env for _, env in excluding} == {"HalfCheetah-v4"}
+    for name, wanted in (("raw observations", 1), ("renormalisation", 2), ("tanh", 1), ("50k", 1)):
+        assert sum(name in key[0] for key in excluding) == wanted, name
+    # Flows and K: nothing.
+    flow = re.compile(r"(Naive flow|Flow-[GT])($|, K)")
+    quiet = [part for (name, _), pair in differences.items() if flow.match(name) for part in pair]
+    assert len(quiet) > 30 and all(low <= 0 <= high for _, low, high, _ in quiet)
+    for kind in ("raw observations", "renormalisation"):
+        ((cheetah, _), (hopper, _)) = (
+            next(pair for key, pair in differences.items() if key[1] == env and "Gaussian" in key[0] and kind in key[0])
+            for env in ("HalfCheetah-v4", "Hopper-v4")
+        )
+        assert cheetah[0] > 0 > hopper[0], "a gain on one task alone"
+    # A tenth of the score would not show.
+    whole = [part for (_, env), pair in differences.items() if env == "all tasks" for part in pair]
+    assert len(whole) == 6 and all(high - low > 0.2 for _, low, high, _ in whole)
+
+
+def test_what_the_page_says_of_power(drawn):
+    """Three seeds see half of the return on HalfCheetah-v4 and all of it on Walker2d-v4."""
+    table = drawn[1].partition("that is found in 80 %")[2].partition(".svg")[0]
+    rows = re.findall(r"^\| (\S+-v4) \| (\d+) \| (\d+) \| (\d+) \|", table, re.MULTILINE)
+    returns = drawn[1].partition("Undiscounted evaluation return at the end")[2].partition("Minus Gaussian")[0]
+    means = [list(map(int, re.findall(r"(\d+) \u00b1", line))) for line in returns.splitlines() if "\u00b1" in line]
+    means = [row for row in means if len(row) == 3]
+    assert len(rows) == 3 and len(means) == 4
+    for (env, deviation, three, one_of_all), column in zip(rows, zip(*means, strict=True), strict=True):
+        share = float(three) / (sum(column) / 4)
+        assert env != "HalfCheetah-v4" or 0.4 < share < 0.6
+        assert env != "Walker2d-v4" or share > 1
+        assert float(three) == pytest.approx(3.07 * float(deviation), rel=0.01) and float(one_of_all) > max(column)
+
+
+def read(name, **conditions):
+    with open(ROOT / "results" / name, newline="") as file:
+        return [row for row in csv.DictReader(file) if all(row[key] == value for key, value in conditions.items())]
+
+
+def ends(script, env, step, k="4"):
+    """Evaluations of each seed."""
+    rows = read("small.csv", script=script, env=env, step=step)
+    return [float(row["eval_return"]) for row in rows if row["sampling_steps"] in ("", k) or "flow_" not in script]
+
+
+def test_sentences_of_the_results_page(drawn):
+    """Those that say which runs lie above which."""
+    page = " ".join((ROOT / "results" / "README.md").read_text().split())
+    assert "each of naive's three runs with K = 10 ends below each of its runs with K = 4" in page
+    ten, four = (ends("sac_flow_naive", "HalfCheetah-v4", "60000", k) for k in ("10", "4"))
+    assert len(ten) == len(four) == 3 and max(ten) < min(four)
+    assert "its means are the highest of each row" in page
+    rows = re.findall(r"^\| HalfCheetah-v4 \| [\w -]+ \| 60000 \| (.*) \|$", drawn[1], re.MULTILINE)
+    for row in rows:
+        means = [float(cell.split(" ")[0]) for cell in row.split(" | ") if cell != "\u2013"]
+        assert means[0] == max(means) and len(means) >= 4
+    assert len(rows) == 3
+    assert "each of its three runs ends below each of the default's" in page
+    bounded, default = (ends(f"sac_flow_g{end}", "HalfCheetah-v4", "60000") for end in ("-bounded_candidate", ""))
+    assert len(bounded) == len(default) == 3 and max(bounded) < min(default)
+    assert "**DIME** ends above every run of another method on HalfCheetah-v4" in page
+    assert "**QSM** and **FlowRL** have lower means than the four scripts on every task" in page
+    for env in ("HalfCheetah-v4", "Hopper-v4", "Walker2d-v4"):
+        four = [ends(script, env, "100000") for script in SCRIPTS.values()]
+        others = [ends(script, env, "100000") for script in ("sac", "ppo", "qsm", "flowrl")]
+        for runs in others[2:]:
+            assert len(runs) == 2 and sum(runs) / 2 < min(sum(values) / 3 for values in four), env
+        if env == "HalfCheetah-v4":
+            assert min(ends("dime", env, "100000")) > max(map(max, four + others))
+    assert "all three flows' *fall* towards A_0, on each task" in page
+    table = drawn[1].partition("Gradient norm at A_k")[2].partition(".svg")[0]
+    norms = re.findall(r"^\| \S+-v4 \| (?:Naive flow|Flow-[GT]) \| ([\d. |]+) \| \S+ \u00b1", table, re.MULTILINE)
+    for row in norms:
+        values = [float(cell) for cell in row.split(" | ")[:5]]
+        assert values == sorted(values)
+    assert len(norms) == 9
+
+
+def test_every_policy_goes_to_one_goal():
+    """Also the rows without noise, and with a high temperature."""
+    rows = read("multigoal.csv")
+    reached = [[float(row[name]) > 0 for name in ("east", "north", "west", "south")] for row in rows]
+    assert "Every policy goes to one goal" in " ".join((ROOT / "results" / "README.md").read_text().split())
+    assert len(rows) == 24 and all(sum(goals) == 1 for goals in reached)
+
+
 def test_sentences_of_the_readme(drawn):
-    """Its scores and gradient norms are the tables', and what it says of the intervals holds."""
+    """Its scores, gradient norms and returns are the tables', and what it says of the intervals holds."""
     readme = " ".join((ROOT / "README.md").read_text().split())
-    pattern = r"^\| (Naive flow|Flow-[GT]) \| (\d\S+) \[.*?\] \| \S+ \[(\S+), (\S+)\] \| .* \| (\S+) \|$"
-    found = re.findall(pattern, drawn[1].partition("Undiscounted training return, IQM")[0], re.MULTILINE)
+    table = drawn[1].partition("mean of the normalised score")[2].partition("Undiscounted training return")[0]
+    found = re.findall(rf"^\| (Naive flow|Flow-[GT]) \| (\S+) \| {ESTIMATE} \| ", table, re.MULTILINE)
     assert [name for name, *_ in found] == ["Naive flow", "Flow-G", "Flow-T"]
-    assert all(float(low) <= 0 <= float(high) for _, _, low, high, _ in found)
     naive, flow_g, flow_t = (score.removeprefix("0") for _, score, *_ in found)
-    assert f"means are {naive} (naive), {flow_g} (Flow-G) and {flow_t} (Flow-T), the plain means" in readme
-    naive, flow_g, flow_t = (plain.removeprefix("0") for *_, plain in found)
-    assert f"the plain means {naive}, {flow_g} and {flow_t}." in readme
-    pattern = r"^\| \S+-v4 \| Flow-[GT] \| .*\| (\d\S+) \[\S+, \S+\] \| (\d\S+) \[(\S+), \S+\] \|$"
+    assert f"means are {naive} (naive), {flow_g} (Flow-G) and {flow_t} (Flow-T), with intervals of .4 to" in readme
+    assert all(0.35 < (float(high) - float(low)) / 2 < 0.45 for *_, low, high in found)
+    pattern = r"^\| \S+-v4 \| Flow-[GT] \| .*\| (\d\S+) \u00b1 \S+ \| (\d\S*) \u00b1 \S+ \|$"
     ranges = re.findall(pattern, drawn[1], re.MULTILINE)
-    assert len(ranges) == 6 and all(float(low) > 0.29 for *_, low in ranges)
+    assert len(ranges) == 6
     inner, whole = ([float(pair[i]) for pair in ranges] for i in (0, 1))
     assert f"by {min(whole):.1f} to {max(whole):.1f}, or by {min(inner):.2f} to {max(inner):.2f} without A_K" in readme
-    with open(ROOT / "results" / "small.csv", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["sampling_steps"] == "4" and row["step"] == "100000"]
-    ends = [
-        round(float(row["eval_return"])) for row in rows if (row["script"], row["env"][:4]) == ("sac_flow_g", "Half")
-    ]
-    assert f"evaluations of {min(ends)} to {max(ends)} at the end (three seeds)" in readme and len(ends) == 3
+    last = [round(value) for value in ends("sac_flow_g", "HalfCheetah-v4", "100000")]
+    assert f"evaluations of {min(last)} to {max(last)} at the end (three seeds)" in readme and len(last) == 3
+    assert "With K = 10 each of its three runs ends below each with K = 4 (HalfCheetah-v4, -2179" in readme
 
 
-def test_gradient_norms_in_the_decisions_log(drawn):
-    log = (ROOT / "results" / "DECISIONS.md").read_text()
-    table = drawn[1].partition("Gradient norm at A_k")[2].partition("\n\n")[2].partition(".svg")[0]
-    rows = re.findall(r"^\| (\S+-v4) \| (Naive flow|Flow-[GT]) \| (.*) \|$", table, re.MULTILINE)
-    assert len(rows) == 9
-    for env, name, values in rows:
-        *norms, _, _ = (re.sub(r"^0\.", ".", value) for value in values.split(" | "))  # the last two are their range
-        assert f"\n| {env}, {name.removesuffix(' flow').replace('Naive', 'naive')} | {' | '.join(norms)} |\n" in log
+def curve(script, env, tag="eval_return", name="small.csv"):
+    """seed -> {step: value}, of four sampling steps or none."""
+    runs = {}
+    for row in read(name, script=script, env=env):
+        if row[tag] and (row["sampling_steps"] in ("", "4") or "flow_" not in script or name != "small.csv"):
+            runs.setdefault(row["seed"], {})[int(row["step"])] = float(row[tag])
+    return dict(sorted(runs.items()))
+
+
+def test_single_runs_in_the_decisions_log():
+    """What it says of Hopper-v4, of one evaluation on Walker2d-v4, of the critic and of plain SAC."""
+    log = " ".join((ROOT / "results" / "DECISIONS.md").read_text().split())
+    hopper = {script: curve(script, "Hopper-v4") for script in (*SCRIPTS.values(), "sac_flow_g-candidate_1")}
+    first = {}  # the step at which each run is above 2000 for the first time
+    for script, runs in hopper.items():
+        above = [[step for step, value in run.items() if value > 2000] for run in runs.values()]
+        first[script] = sorted(min(steps, default=10**9) for steps in above)
+    assert "Two of three seeds of the Gaussian and of Flow-G are above 2000 by 40 000 steps" in log
+    assert all(first[script][1] <= 40000 < first[script][2] for script in ("sac_gaussian", "sac_flow_g"))
+    assert "none of naive and Flow-T before 50 000" in log
+    assert min(first["sac_flow_naive"] + first["sac_flow_t"]) == 50000
+    assert "none of its three seeds is above 2000 before 90 000" in log
+    assert first["sac_flow_g-candidate_1"][0] == 90000 and len(first["sac_flow_g-candidate_1"]) == 3
+    runs = curve("naive_K1_zero", "Hopper-v4", name="last_step.csv"), hopper["sac_gaussian"]
+    naive, gaussian = ("{:.0f}, {:.0f} and {:.0f}".format(*(run[40000] for run in group.values())) for group in runs)
+    assert f"its seeds are at {naive} at 40 000 steps, where the Gaussian's are at {gaussian}:" in log
+    values, training = (curve("sac_gaussian", "Walker2d-v4", tag) for tag in ("eval_return", "train_return"))
+    seed = min(values, key=lambda seed: values[seed][100000])
+    shown = f"ends at {values[seed][100000]:.0f} on Walker2d-v4, one evaluation after {values[seed][90000]:.0f}"
+    assert f"{shown} and with a training return of {training[seed][100000]:.0f} at that step" in log
+
+    def middle(script, step):
+        runs = curve(script, "HalfCheetah-v4")
+        return sum(run[step] for run in runs.values()) / len(runs)
+
+    steps = range(10000, 60001, 10000)
+    gain = {
+        script: [middle(script, step) - middle(f"{script}-no_crossq", step) for step in steps]
+        for script in ("sac_gaussian", "sac_flow_g")
+    }
+    assert "The difference is largest at 10 000 steps; the Gaussian's shrinks from there to the end" in log
+    assert all(max(values) == values[0] for values in gain.values())
+    assert min(gain["sac_gaussian"]) == gain["sac_gaussian"][-1]
+    low, high = (edge(gain["sac_flow_g"][1:]) for edge in (min, max))
+    assert f"Flow-G's is {low:.0f} to {high:.0f} from 20 000 steps on" in log
+    lead = {}
+    for step in range(10000, 100001, 10000):
+        lead[step] = [middle(script, step) - middle("sac", step) for script in SCRIPTS.values()]
+    assert "below the mean of all four scripts at every evaluation" in log and min(map(min, lead.values())) > 0
+    early = [round(edge(lead[10000]), -2) for edge in (min, max)]
+    late = [round(edge(lead[100000]), -1) for edge in (min, max)]
+    assert "by {:.0f} to {:.0f} at 10 000 steps and by {:.0f} to {:.0f} at the end".format(*early, *late) in log
+
+
+def test_start_at_full_size_in_the_decisions_log():
+    log = " ".join((ROOT / "results" / "DECISIONS.md").read_text().split())
+    rows = read("full_start.csv")
+
+    def pair(env, script):
+        mine = [row for row in rows if row["env"] == env and row["script"] == script]
+        return [float(row["eval_return"]) for row in sorted(mine, key=lambda row: int(row["step"]))]
+
+    before, after = zip(*(pair("Humanoid-v4", script) for script in SCRIPTS.values()), strict=True)
+    numbers = (min(before), max(before), min(after), max(after))
+    assert "they are {:.0f} to {:.0f} before and {:.0f} to {:.0f} after".format(*numbers) in log
+    for name, script in SCRIPTS.items():
+        first, last = (f"{value / 1000:.0f} 000" for value in pair("HumanoidStandup-v4", script))
+        assert f"{first} to {last} ({name.removesuffix(' flow')})" in log, (name, first, last)
 
 
 def test_sampling_steps_in_the_decisions_log():
@@ -163,31 +344,35 @@ def test_depth_of_the_candidate_in_the_decisions_log():
             assert f"\n| {env}, {kind} | {' | '.join(cells)} |\n" in log, (env, kind, cells)
 
 
-def test_target_networks_with_one_layer_in_the_decisions_log(tmp_path):
+def test_target_networks_with_one_layer_in_the_decisions_log(drawn, monkeypatch):
     """What one_layer.csv shows beside the runs of small.csv that it is to be compared with."""
-    pytest.importorskip("matplotlib", reason="figures need scripts/requirements.txt")
     pd = pytest.importorskip("pandas", reason="figures need scripts/requirements.txt")
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    import plot
+
     without, changed = (pd.read_csv(ROOT / "results" / name) for name in ("small.csv", "one_layer.csv"))
     without = without.query("script == 'sac_flow_g-candidate_1' and env == 'HalfCheetah-v4' and sampling_steps == 4")
-    pd.concat([without.assign(script="sac_flow_g"), changed]).to_csv(tmp_path / "runs.csv", index=False)
-    command = [sys.executable, ROOT / "scripts" / "plot.py", "ablations", "--csv", tmp_path / "runs.csv"]
-    printed = subprocess.run([*command, "--out", tmp_path], check=True, capture_output=True, text=True).stdout
-    found = re.search(r"Flow-G \| (\d+) \(3\) \| (\d+) \(3\) \| (\S+ \[.*?\]) \| (\S+ \[.*?\]) \|", printed)
-    here, before, end, whole = found.groups()
+    tables = [plot.by_seed(rows, "eval_return").dropna() for rows in (changed, without)]
+    assert [table.shape[1] for table in tables] == [3, 3]
+    end, training, step = plot.pair(tables, [1, -1])
+    here, before = (table.loc[step].mean() for table in tables)
     log = " ".join((ROOT / "results" / "DECISIONS.md").read_text().split())
-    shown = f"{here} with target networks against {before}, {end}, over training {whole}"
-    assert f"Flow-G with one layer has {shown}" in log
+    differences = f"{end.text('+.0f')}, over training {training.text('+.0f')}"
+    shown = f"{here:.0f} with target networks against {before:.0f}, {differences}"
+    assert step == 60000 and f"Flow-G with one layer has {shown}" in log
+    assert "which Holm's correction over these two and the 86 above does not leave" in log
+    assert min(end.p, training.p) * 88 > 0.05 and "p after Holm's correction over these 86" in drawn[1]
 
 
 @pytest.mark.parametrize("page", ["README.md", "results/README.md", "results/DECISIONS.md"])
 def test_differences_in_the_pages_are_printed(drawn, page):
     text = (ROOT / page).read_text()
     if page.endswith("DECISIONS.md"):  # those of one layer with target networks have a test of their own
-        text = re.sub(r"\[one_layer.csv\].*", "", text, flags=re.DOTALL)
-        text += (ROOT / page).read_text().partition("## What the gradient norms show")[2]
-    differences = re.findall(r"[+-]\d+ \[[+-]\d+, [+-]\d+\]", text)
-    assert len(differences) >= 2, differences
-    assert not [difference for difference in differences if difference not in drawn[1]]
+        start = text.index("in [one_layer.csv](one_layer.csv): at")  # the width's too
+        text = text[:start] + text[text.index("## Compilation") :]
+    shown = re.findall(r"[+-][\d.]+ \[[+-][\d.]+, [+-][\d.]+\]", text)
+    assert len(shown) >= 2, shown
+    assert not [difference for difference in shown if difference not in drawn[1]]
 
 
 def test_one_change_at_a_time_in_the_decisions_log():
@@ -317,7 +502,9 @@ def test_width_in_the_decisions_log():
         ]
         cells += [f"{one.mean() - other.mean():+.0f} [{low:+.0f}, {high:+.0f}]", f"{welch.pvalue:.3f}"]
         assert f"| {' | '.join(cells)} |" in log, cells
-    assert min(p, key=p.get) == ("Hopper-v4", "sac_flow_g") and p["Hopper-v4", "sac_flow_g"] * len(p) < 0.05
+    least = p["Hopper-v4", "sac_flow_g"]
+    assert "holds after Holm's correction over these four, and not over all of this page" in log
+    assert least == min(p.values()) and least * len(p) < 0.05 < least * 86
 
 
 def test_speed_in_the_readme(drawn):

@@ -250,8 +250,8 @@ def test_reproduce_names_every_command(tmp_path):
     subprocess.run([sys.executable, ROOT / "scripts" / "forks.py", "--out", tmp_path], check=True)
     figures = ["from-scratch", "gradients", "steps", "speed", "baselines", "ablations", "offline-to-online"]
     call = ["bash", str(ROOT / "scripts" / "reproduce.sh"), *figures, "--dry-run"]
-    small = (["baselines-search", "--small"], "--total-timesteps 100000", 20 + 9 + 34 + 8 + 28)
-    for words, most, count in (([], "--seeds 5", 20 + 9 + 26 + 3), small):
+    small = (["baselines-search", "--small"], "--total-timesteps 100000", 16 + 9 + 34 + 8 + 28)
+    for words, most, count in (([], "--seeds 5", 16 + 9 + 26 + 3), small):
         result = subprocess.run([*call, *words], cwd=tmp_path, capture_output=True, text=True)
         lines = [line for line in result.stdout.splitlines() if "make_dataset.py" not in line]  # data may be there
         assert result.returncode == 0 and len(lines) == count and all(line.startswith("+ ") for line in lines)
@@ -286,10 +286,7 @@ def test_reproduce_draws_what_there_is_where_a_run_fails(tmp_path):
     call = ["bash", folder / "reproduce.sh", "from-scratch", "steps", "--small", "--python", "./python"]
     result = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 1 and "some runs failed" in result.stderr, result
-    drawn = [
-        ("called scripts/export.py runs/small", f"called scripts/plot.py {what}")
-        for what in ("curves", "table", "steps", "table")
-    ]
+    drawn = [("called scripts/export.py runs/small", f"called scripts/plot.py {what}") for what in ("curves", "steps")]
     assert (tmp_path / "log").read_text().splitlines() == [line for pair in drawn for line in pair]
     assert subprocess.run(call, cwd=tmp_path, capture_output=True).returncode == 0
     (folder / "sweep.sh").write_text("exit 130\n")

@@ -4,12 +4,13 @@
 # Behaviour: OGBench draws a maze's start and end and the task's number from NumPy's global generator, so that only np.random.seed before the
 #   reset repeats them. Meta-World's goal comes from the tasks that its wrapper draws by a generator of its own, seeded by
 #   gym.make(..., seed=...) alone. Both take the seed of reset without complaint.
-#   (The first two lines below differ from run to run.)
+#   (The first two lines below may differ from run to run.)
 # Seen 2026-11-28:
-#   antmaze, reset(seed=0), start: [ 0.519 -0.278] [ 0.841 -0.779] [-0.759 -0.186]
+#   antmaze, reset(seed=0), start: [ 0.051 -0.786] [-0.386 -0.972] [ 0.78  -0.041]
 #   cube-single, reset(seed=0) twenty times, tasks: [1, 2, 3, 4, 5]
 #   after np.random.seed(0): [0.098 0.43 ] [0.098 0.43 ] [0.098 0.43 ] [5]
 #   reach-v3 made with seed=0, reset(seed=0), goal: [0.085 0.883 0.292] [-0.067  0.864  0.173] [-0.093  0.843  0.178]
+#   made with seed=0 again, reset(seed=5), goal:    [0.085 0.883 0.292] [-0.067  0.864  0.173] [-0.093  0.843  0.178]
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

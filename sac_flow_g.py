@@ -486,7 +486,8 @@ def main(args: Args) -> str:
         if args.eval_frequency and (step % args.eval_frequency == 0 or last):
             evaluated = log_evaluation(step)
         # Checkpoint: that of the last step says that all is done.
-        if STOP or last or (args.checkpoint_frequency and step % args.checkpoint_frequency == 0):
+        stopping = bool(STOP)  # asked once: a signal behind this line ends the next step, with its checkpoint
+        if stopping or last or (args.checkpoint_frequency and step % args.checkpoint_frequency == 0):
             finite(step, metrics)
             writer.flush()
             state = {name: part.state_dict() for name, part in parts.items()} | {"args": asdict(args)}
@@ -494,7 +495,7 @@ def main(args: Args) -> str:
             state["counters"] = step, episode, episode_start, last_return, metrics, evaluated
             segments = save_checkpoint(path, state, buffer, segments)
         clock += time.perf_counter() - paused  # steps/s is of training alone
-        if STOP:
+        if stopping:
             break
     for finished in (progress, writer, env, *eval_envs):
         finished.close()

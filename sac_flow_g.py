@@ -446,10 +446,18 @@ def main(args: Args) -> str:
         episode, episode_start = episode + 1, start
         position = env.reset(seed=episode_seed(args.seed, episode))[0], 0.0
     obs, episode_return = position
-    evaluated = evaluated or log_evaluation(start)
+    end = args.total_timesteps
+    if not evaluated:  # of the last step before the run was stopped
+        evaluated = log_evaluation(start)
+        if evaluated:
+            writer.flush()
+            counters = *checkpoint["counters"][:-1], evaluated
+            segments = save_checkpoint(path, checkpoint | {"counters": counters}, buffer, segments)
+        else:
+            end = start  # stopped once more: its checkpoint stands
     progress, step = progress_bar(start, args), start
     clock, clock_step = time.perf_counter(), start
-    for step in range(start + 1, args.total_timesteps + 1):
+    for step in range(start + 1, end + 1):
         # Act: uniformly at first, as the literature does.
         if step <= args.learning_starts:
             action = into_box(box.sample(), box)

@@ -426,14 +426,14 @@ def main(args: Args) -> str:
             tqdm.write(f"step {step}/{args.total_timesteps}  {scores}")
         return returns is not None
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
     position = replay_episode(env, buffer, episode_start, episode_seed(args.seed, episode))
     if position is None:
         tqdm.write(f"{args.env_id} did not repeat its episode, so it is not deterministic: a new one begins")
         episode, episode_start = episode + 1, start
         position = env.reset(seed=episode_seed(args.seed, episode))[0], 0.0
     obs, episode_return = position
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     end = args.total_timesteps
     if not evaluated:  # of the last step before the run was stopped
         evaluated = log_evaluation(start)

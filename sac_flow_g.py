@@ -693,7 +693,8 @@ def stop(number: int, _):
     (some launchers send two together)."""
     if not STOP:
         STOP.extend((number, time.monotonic()))
-        os.write(1, b"stopping at the next step; the same signal again ends the run without a checkpoint\n")
+        with suppress(OSError):  # Ctrl-C ends the reader of a pipe as well
+            os.write(1, b"stopping at the next step; the same signal again ends the run without a checkpoint\n")
     elif time.monotonic() - STOP[1] > 1:
         os._exit(128 + number)
 

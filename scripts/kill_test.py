@@ -91,38 +91,20 @@ class Run:
 
 
 def checkpoint_of(run: Path) -> dict:
-    return torch.load(io.BytesIO((run / "checkpoint.pt").read_bytes()[:-32]), weights_only=True)
-
-
-def phase_of(run: Path, checkpoint: dict) -> str:
-    """Where a run died, from what it left."""
-    in_use = {segment[0] for segment in checkpoint["segments"]}
-    files = {file.name for file in run.iterdir()}
-    if any(name.startswith("replay-") and name.endswith(".tmp") for name in files):
-        return "writing a segment"
-    if "checkpoint.pt.tmp" in files:
-        return "writing checkpoint.pt"
-    unknown = {name for name in files if name.startswith("replay-")} - in_use
-    if any(int(name[:-4].split("-")[2]) > checkpoint["step"] for name in unknown):
-        return "between segment and checkpoint.pt"
-    return "cleaning up a checkpoint" if unknown else "elsewhere"
+    return torch.load(run / "checkpoint.pt", weights_only=True)
 
 
 def end_of(run: Path) -> dict:
-    """All that two runs are compared by."""
+    """All that two finished runs are compared by."""
     events = EventAccumulator(str(run), size_guidance={"scalars": 0})
     events.Reload()
     tags = set(events.Tags()["scalars"]) - {"charts/SPS"}
     checkpoint = checkpoint_of(run)
-    files = [(run / name).read_bytes()[:-32] for name, _, _ in checkpoint["segments"]]
-    name, stop, _ = checkpoint["segments"][0]  # replay-START-STOP.bin
-    width = len(files[0]) // (stop - int(name.split("-")[1]))  # bytes of a transition
-    rows = b"".join(files)[-checkpoint["args"]["buffer_size"] * width :]
-    end = {"curves": {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags}, "replay": rows}
-    end["checkpoint"] = {name: value for name, value in checkpoint.items() if name not in ("args", "segments")}
-    end["checkpoint"]["env"].pop("derived")  # has MuJoCo's scratch memory, some of which nothing ever writes
-    model = torch.load(run / "model.pt", weights_only=True)
-    return end | {"model": {name: value for name, value in model.items() if name != "args"}}
+    rows = (run / "replay.bin").read_bytes()
+    width = len(rows) // checkpoint["segments"][-1][1]  # bytes of a transition
+    end = {"curves": {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags}}
+    end["replay"] = rows[-checkpoint["args"]["buffer_size"] * width :]
+    return end | {name: value for name, value in checkpoint.items() if name not in ("args", "segments")}
 
 
 def difference(a, b, name="") -> str:

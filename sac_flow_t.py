@@ -431,6 +431,8 @@ def main(args: Args) -> str:
     if checkpoint:
         start, episode, episode_start, last_return, metrics, evaluated = checkpoint["counters"]
         segments = checkpoint["segments"]
+        same = len(checkpoint["generator"]) == len(generator.get_state())
+        require(same, f"--resume {args.resume}: of a run on another kind of device; resume it there")
         restore(args.resume, checkpoint, parts, buffer)
         generator.set_state(checkpoint["generator"])
         box.np_random.bit_generator.state = checkpoint["box"]

@@ -679,10 +679,13 @@ def load_checkpoint(run: str) -> dict:
     try:
         problem = "damaged, its checksum differs" if zipfile.ZipFile(path).testzip() else ""
         state = {} if problem else torch.load(path, map_location="cpu", weights_only=True)
+        version = "of another version of the script; resume it with that version"
         if not problem and state.get("format") != FORMAT:
-            problem = "of another version of the script; resume it with that version"
+            problem = version
         elif not problem and state["script"] != os.path.basename(__file__):
             problem = f"written by {state['script']}; resume it with that script"
+        elif not problem and state["args"].keys() != asdict(Args()).keys():
+            problem = version
     except Exception as error:  # whatever a missing, damaged or foreign file makes the readers raise
         problem = f"missing, damaged or foreign ({error})"
     require(not problem, f"--resume {run}: checkpoint.pt is {problem}")

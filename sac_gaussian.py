@@ -25,6 +25,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
 import warnings
 import zipfile
@@ -761,9 +762,11 @@ def read_args(argv: list[str] | None = None) -> Args:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is lost before the loop
+    threading.excepthook = lambda _: None  # TensorBoard's: what stops it is raised by the next event, here
     try:
         main(read_args())
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where what was printed last may find no room either
         raise SystemExit("error: no space left on the disk; make room, then --resume the run") from None

@@ -420,6 +420,7 @@ def main(args: Args) -> str:
 
     def log_evaluation(step: int) -> bool:
         """Evaluate and write the scores; False if a signal came in between: a resumed run then does it again."""
+        finite(step, magnitudes(parts))
         film = f"{path}/videos/step-{step}.mp4" if args.capture_video else None
         returns = evaluate(actor_view, eval_envs, 10_000 + args.seed, device, film)
         if returns is not None:
@@ -455,6 +456,7 @@ def main(args: Args) -> str:
         else:
             action = act(obs)
             metrics |= update((step - args.learning_starts) % args.policy_frequency == 0)
+        finite(step, {"observation": obs.sum(dtype=float), "action": action.sum(dtype=float)})
         next_obs, reward, terminated, truncated, _ = env.step(action)  # meanwhile a GPU works on the update
         buffer.add(obs=obs, action=action, reward=reward, next_obs=next_obs, terminated=terminated)
         obs, episode_return = next_obs, episode_return + float(reward)
@@ -487,7 +489,7 @@ def main(args: Args) -> str:
         # Checkpoint: that of the last step says that all is done.
         stopping = bool(STOP)  # asked once: a signal behind this line ends the next step, with its checkpoint
         if stopping or last or (args.checkpoint_frequency and step % args.checkpoint_frequency == 0):
-            finite(step, metrics)
+            finite(step, metrics | magnitudes(parts))
             writer.flush()
             state = {name: part.state_dict() for name, part in parts.items()} | {"args": asdict(args)}
             state |= {"generator": generator.get_state(), "box": box.np_random.bit_generator.state}
@@ -703,6 +705,17 @@ def finite(step: int, metrics: dict[str, torch.Tensor]) -> dict[str, float]:
     if bad:
         raise SystemExit(f"error: step {step}: {', '.join(bad)} not finite; the last checkpoint stays")
     return numbers
+
+
+def magnitudes(parts: dict) -> dict[str, torch.Tensor]:
+    """Of each network and optimizer one number, which is finite where all of its numbers are."""
+    result = {}
+    for name, part in parts.items():
+        optimizer = isinstance(part, torch.optim.Optimizer)
+        tables = part.state.values() if optimizer else [part.state_dict()]
+        largest = [tensor.float().abs().max() for table in tables for tensor in table.values()]
+        result[name] = sum(largest, torch.zeros(()))
+    return result
 
 
 def save_checkpoint(run: str, state: dict, buffer: ReplayBuffer, segments: list) -> list:

@@ -478,7 +478,7 @@ def main(args: Args) -> str:
             action = act(obs)
             metrics |= update((step - args.learning_starts) % args.policy_frequency == 0)
         finite(step, {"observation": obs.sum(dtype=float), "action": action.sum(dtype=float)})
-        next_obs, reward, terminated, truncated, _ = env.step(action)  # meanwhile a GPU works on the update
+        next_obs, reward, terminated, truncated, _ = env.step(action.copy())  # meanwhile a GPU works on the update
         buffer.add(obs=obs, action=action, reward=reward, next_obs=next_obs, terminated=terminated)
         obs, episode_return = next_obs, episode_return + float(reward)
         if terminated or truncated:

@@ -577,7 +577,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
             env.render().shape[2]  # noqa: B018
     except Exception as error:  # no such id, a missing package, no display: whatever its author raises
         sys.unraisablehook = lambda _: None  # a half-made renderer complains when it is deleted
-        require(False, f"{flag}: {error}; {remedy}")
+        require(False, f"{flag}: {str(error) or repr(error)}; {remedy}")
     if isinstance(env.observation_space, gym.spaces.Dict):
         env = gym.wrappers.FlattenObservation(env)  # in the order of the space's keys
     if env.spec.max_episode_steps is None:

@@ -294,8 +294,8 @@ def finish(start, undisturbed):
     """finish(script, path, flag=..): resume a run, which then must end as an undisturbed one with these flags: the
     same networks, optimizers, generators, counters, transitions and curves, bit by bit."""
 
-    def finish(path, script="sac_flow_g", **flags):
-        ended = start(script, resume=path)
+    def finish(path, script="sac_flow_g", hook=None, **flags):
+        ended = start(script, hook, resume=path)
         assert ended.code == 0 and not ended.err and ended.path == path, ended
         assert not difference(end_of(path), undisturbed(script, **flags))
         return ended
@@ -622,14 +622,14 @@ def slow_evaluations():
     original = gym.wrappers.TransformObservation.step
 
     def step(self, action):
-        time.sleep(0.05 if sys._getframe(1).f_code.co_name == "evaluate" else 0)
+        time.sleep(0.02 if sys._getframe(1).f_code.co_name == "evaluate" else 0)
         return original(self, action)
 
     gym.wrappers.TransformObservation.step = step
 
 
 def test_steps_per_second_leave_out_evaluations(start):
-    """Which take more than a second here: with them a window of 5 steps would make 5 steps per second at most."""
+    """Which take most of a second here: with one of them 5 steps would make 10 steps per second at most."""
     run = start(hook=(slow_evaluations,))
     windows = dict(scalars(run.path)["charts/SPS"])
     assert [*windows] == [*range(5, STEPS + 1, 5)]
@@ -685,38 +685,43 @@ def others() -> list:
         yield pytest.param(env_id, marks=pytest.mark.skipif(bool(missing), reason=f"not installed: {missing}"))
 
 
-def play(env_id: str, seed: int, steps: int, capacity=1000):
-    """An environment in its second episode, `steps` of it at random, and the buffer that holds them: what
-    replay_episode takes, and what it must return."""
+def short_task(env_id: str):
+    """Its time limit is near."""
     env = module.make_env(module.Args(env_id=env_id))
-    env.set_wrapper_attr("_max_episode_steps", 40)  # a limit is near
-    box, buffer = (
-        env.action_space,
-        module.ReplayBuffer(capacity, env.observation_space.shape[0], env.action_space.shape[0], torch.device("cpu")),
-    )
-    box.seed(seed)
-    for start in (0, 5):
-        obs, episode_return = env.reset(seed=module.episode_seed(seed, start))[0], 0.0
-        for _ in range(steps if start else 5):
-            action = module.into_box(box.sample(), box)
-            next_obs, reward, terminated, _, _ = env.step(action.copy())
-            buffer.add(obs=obs, action=action, reward=reward, next_obs=next_obs, terminated=terminated)
-            obs, episode_return = next_obs, episode_return + float(reward)
-            if terminated and start:
-                start = buffer.count
-                obs, episode_return = env.reset(seed=module.episode_seed(seed, 5))[0], 0.0
-    return env, buffer, start, module.episode_seed(seed, 5), (obs, episode_return)
+    env.set_wrapper_attr("_max_episode_steps", 40)
+    return env
+
+
+def play(env, steps: int, capacity: int):
+    """Random steps, the first five of which are an episode: the buffer, the first step and the seed of the episode that
+    runs, its observation and return so far."""
+    env.action_space.seed(3)
+    sizes = env.observation_space.shape[0], env.action_space.shape[0]
+    buffer, episode, start = module.ReplayBuffer(capacity, *sizes, torch.device("cpu")), 0, 0
+    obs, episode_return = env.reset(seed=module.episode_seed(3, episode))[0], 0.0
+    for step in range(1, steps + 1):
+        action = module.into_box(env.action_space.sample(), env.action_space)
+        next_obs, reward, terminated, truncated, _ = env.step(action.copy())
+        buffer.add(obs=obs, action=action, reward=reward, next_obs=next_obs, terminated=terminated)
+        obs, episode_return = next_obs, episode_return + float(reward)
+        if step == 5 or terminated or truncated:
+            episode, start, episode_return = episode + 1, step, 0.0
+            obs = env.reset(seed=module.episode_seed(3, episode))[0]
+    return buffer, start, module.episode_seed(3, episode), (obs, episode_return)
+
+
+def same_position(one: tuple, other: tuple) -> bool:
+    return np.array_equal(one[0], other[0]) and one[1] == other[1]
 
 
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*:UserWarning")
 @pytest.mark.parametrize("env_id", [*mujoco_tasks(), *(f"{task.__name__}-v0" for task in STATEFUL), *others()])
 def test_a_replayed_episode_goes_on_identically(env_id):
     """From its middle, in an environment that has seen none of it: 50 steps, over a time limit and a reset."""
-    env, buffer, start, seed, (obs, episode_return) = play(env_id, 3, 23)
-    fresh = module.make_env(module.Args(env_id=env_id))
-    fresh.set_wrapper_attr("_max_episode_steps", 40)
-    replayed = module.replay_episode(fresh, buffer, start, seed)
-    assert replayed and np.array_equal(replayed[0], obs) and replayed[1] == episode_return
+    env, fresh = short_task(env_id), short_task(env_id)
+    buffer, start, seed, position = play(env, 27, 1000)
+    assert start < 27, "mid-episode"
+    assert same_position(module.replay_episode(fresh, buffer, start, seed), position)
     resets = 0
     for _ in range(50):
         action = module.into_box(env.action_space.sample(), env.action_space)
@@ -728,13 +733,12 @@ def test_a_replayed_episode_goes_on_identically(env_id):
     assert resets
 
 
-@pytest.mark.parametrize(("steps", "fits"), [(25, True), (26, False)])
-def test_an_episode_is_replayed_as_long_as_the_buffer_holds_all_of_it(steps, fits):
-    """It lies across the ring's seam here."""
-    _, buffer, start, seed, expected = play("HalfCheetah-v4", 3, steps, capacity=25)
-    replayed = module.replay_episode(module.make_env(module.Args(env_id="HalfCheetah-v4")), buffer, start, seed)
-    assert (replayed is not None) == fits
-    assert not fits or (np.array_equal(replayed[0], expected[0]) and replayed[1] == expected[1])
+@pytest.mark.parametrize("capacity", [20, 19])
+def test_an_episode_is_replayed_where_the_buffer_holds_all_of_it(capacity):
+    """20 steps, across the seam of the ring."""
+    buffer, start, seed, position = play(short_task("HalfCheetah-v4"), 25, capacity)
+    replayed = module.replay_episode(short_task("HalfCheetah-v4"), buffer, start, seed)
+    assert same_position(replayed, position) if capacity == 20 else replayed is None
 
 
 @pytest.mark.parametrize("env_id", ["Counting-v0", "NoisyReward-v0", "HalfCheetah-v4"])
@@ -821,7 +825,7 @@ def test_a_spoiled_actor_ends_the_run_before_it_reaches_a_checkpoint(frequency, 
 def test_an_exception_of_the_environment_is_its_own_traceback(fault, start):
     ended = start(env_id=f"Faulty-{fault}-v0", eval_frequency=0)
     assert ended.code == 1 and ended.err.startswith("Traceback"), ended
-    assert ended.err.endswith(f"RuntimeError: broken {fault}\n") and "in step\n" in ended.err or "in reset" in ended.err
+    assert ended.err.endswith(f"RuntimeError: broken {fault}\n")
     assert step_of(ended.path) == 30
 
 
@@ -1005,7 +1009,7 @@ gym.register("Filling-v0", Filling, max_episode_steps=1000)
 @pytest.mark.parametrize(
     ("free", "output"), [(0, False), (20480, False), (0, True)], ids=["curve", "checkpoint", "output"]
 )
-def test_a_disk_that_is_really_full_ends_the_run_with_one_line(free, output, small_disk, tmp_path, undisturbed):
+def test_a_disk_that_is_really_full_ends_the_run_with_one_line(free, output, small_disk, tmp_path, finish):
     """A tmpfs without a byte left from step 50 on, where the events, the checkpoint or standard output notice it first:
     no traceback of any thread, and with room the run goes on from its checkpoint."""
     (tmp_path / "filling.py").write_text(FILLING)
@@ -1018,7 +1022,4 @@ def test_a_disk_that_is_really_full_ends_the_run_with_one_line(free, output, sma
     (small_disk / "filler").unlink()
     (path,) = small_disk.glob("filling*")
     assert step_of(path) == 30
-    del environment["FILL"]
-    ended = subprocess.run([*command[:2], "--resume", path], env=environment, capture_output=True, text=True)
-    assert ended.returncode == 0 and not ended.stderr, ended
-    assert not difference(end_of(path), undisturbed())
+    finish(path, hook=(sys.path.append, str(tmp_path)))

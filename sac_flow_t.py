@@ -25,6 +25,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
 import warnings
 import zipfile
@@ -431,6 +432,8 @@ def main(args: Args) -> str:
     if checkpoint:
         start, episode, episode_start, last_return, metrics, evaluated = checkpoint["counters"]
         segments = checkpoint["segments"]
+        same = len(checkpoint["generator"]) == len(generator.get_state())
+        require(same, f"--resume {args.resume}: of a run on another kind of device; resume it there")
         restore(args.resume, checkpoint, parts, buffer)
         generator.set_state(checkpoint["generator"])
         box.np_random.bit_generator.state = checkpoint["box"]
@@ -438,6 +441,7 @@ def main(args: Args) -> str:
 
     def log_evaluation(step: int) -> bool:
         """Evaluate and write the scores; False if a signal came in between: a resumed run then does it again."""
+        finite(step, magnitudes(parts))
         film = f"{path}/videos/step-{step}.mp4" if args.capture_video else None
         returns = evaluate(actor_view, eval_envs, 10_000 + args.seed, device, film)
         if returns is not None:
@@ -447,25 +451,34 @@ def main(args: Args) -> str:
             tqdm.write(f"step {step}/{args.total_timesteps}  {scores}")
         return returns is not None
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
     position = replay_episode(env, buffer, episode_start, episode_seed(args.seed, episode))
     if position is None:
         tqdm.write(f"{args.env_id} did not repeat its episode, so it is not deterministic: a new one begins")
         episode, episode_start = episode + 1, start
         position = env.reset(seed=episode_seed(args.seed, episode))[0], 0.0
     obs, episode_return = position
-    evaluated = evaluated or log_evaluation(start)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    end = args.total_timesteps
+    if not evaluated:  # of the last step before the run was stopped
+        evaluated = log_evaluation(start)
+        if evaluated:
+            writer.flush()
+            counters = *checkpoint["counters"][:-1], evaluated
+            segments = save_checkpoint(path, checkpoint | {"counters": counters}, buffer, segments)
+        else:
+            end = start  # stopped once more: its checkpoint stands
     progress, step = progress_bar(start, args), start
     clock, clock_step = time.perf_counter(), start
-    for step in range(start + 1, args.total_timesteps + 1):
+    for step in range(start + 1, end + 1):
         # Act: uniformly at first, as the literature does.
         if step <= args.learning_starts:
             action = into_box(box.sample(), box)
         else:
             action = act(obs)
             metrics |= update((step - args.learning_starts) % args.policy_frequency == 0)
-        next_obs, reward, terminated, truncated, _ = env.step(action)  # meanwhile a GPU works on the update
+        finite(step, {"observation": obs.sum(dtype=float), "action": action.sum(dtype=float)})
+        next_obs, reward, terminated, truncated, _ = env.step(action.copy())  # meanwhile a GPU works on the update
         buffer.add(obs=obs, action=action, reward=reward, next_obs=next_obs, terminated=terminated)
         obs, episode_return = next_obs, episode_return + float(reward)
         if terminated or truncated:
@@ -495,15 +508,16 @@ def main(args: Args) -> str:
         if args.eval_frequency and (step % args.eval_frequency == 0 or last):
             evaluated = log_evaluation(step)
         # Checkpoint: that of the last step says that all is done.
-        if STOP or last or (args.checkpoint_frequency and step % args.checkpoint_frequency == 0):
-            finite(step, metrics)
+        stopping = bool(STOP)  # asked once: a signal behind this line ends the next step, with its checkpoint
+        if stopping or last or (args.checkpoint_frequency and step % args.checkpoint_frequency == 0):
+            finite(step, metrics | magnitudes(parts))
             writer.flush()
             state = {name: part.state_dict() for name, part in parts.items()} | {"args": asdict(args)}
             state |= {"generator": generator.get_state(), "box": box.np_random.bit_generator.state}
             state["counters"] = step, episode, episode_start, last_return, metrics, evaluated
             segments = save_checkpoint(path, state, buffer, segments)
         clock += time.perf_counter() - paused  # steps/s is of training alone
-        if STOP:
+        if stopping:
             break
     for finished in (progress, writer, env, *eval_envs):
         finished.close()
@@ -584,7 +598,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
             env.render().shape[2]  # noqa: B018
     except Exception as error:  # no such id, a missing package, no display: whatever its author raises
         sys.unraisablehook = lambda _: None  # a half-made renderer complains when it is deleted
-        require(False, f"{flag}: {error}; {remedy}")
+        require(False, f"{flag}: {str(error) or repr(error)}; {remedy}")
     if isinstance(env.observation_space, gym.spaces.Dict):
         env = gym.wrappers.FlattenObservation(env)  # in the order of the space's keys
     if env.spec.max_episode_steps is None:
@@ -616,16 +630,16 @@ def episode_seed(seed: int, episode: int) -> int:
 
 def replay_episode(env: gym.Env, buffer, start: int, seed: int) -> tuple[np.ndarray, float] | None:
     """Take env to where the run stands, by its actions since step `start` once more: observation, return so far. None
-    where an observation differs from the stored one, or where the buffer does not reach back to start."""
+    where an observation or a reward differs from the stored one, or where the buffer does not reach back to start."""
     if buffer.count - start > len(buffer.rows):
         return None
     rows = buffer.split(buffer.rows[torch.arange(start, buffer.count) % len(buffer.rows)])
     (obs, _), episode_return = env.reset(seed=seed), 0.0
-    columns = [rows[name].cpu().numpy() for name in ("obs", "action", "next_obs")]
-    for before, action, after in zip(*columns, strict=True):
+    columns = [rows[name].cpu().numpy() for name in ("obs", "action", "reward", "next_obs")]
+    for before, action, paid, after in zip(*columns, strict=True):
         repeats = np.array_equal(obs, before)
         obs, reward, *_ = env.step(action)
-        if not repeats or not np.array_equal(obs, after):
+        if not repeats or np.float32(reward) != paid or not np.array_equal(obs, after):
             return None
         episode_return += float(reward)
     return obs, episode_return
@@ -695,7 +709,8 @@ def stop(number: int, _):
     (some launchers send two together)."""
     if not STOP:
         STOP.extend((number, time.monotonic()))
-        os.write(1, b"stopping at the next step; the same signal again ends the run without a checkpoint\n")
+        with suppress(OSError):  # Ctrl-C ends the reader of a pipe as well
+            os.write(1, b"stopping at the next step; the same signal again ends the run without a checkpoint\n")
     elif time.monotonic() - STOP[1] > 1:
         os._exit(128 + number)
 
@@ -713,6 +728,17 @@ def finite(step: int, metrics: dict[str, torch.Tensor]) -> dict[str, float]:
     if bad:
         raise SystemExit(f"error: step {step}: {', '.join(bad)} not finite; the last checkpoint stays")
     return numbers
+
+
+def magnitudes(parts: dict) -> dict[str, torch.Tensor]:
+    """Of each network and optimizer one number, which is finite where all of its numbers are."""
+    result = {}
+    for name, part in parts.items():
+        optimizer = isinstance(part, torch.optim.Optimizer)
+        tables = part.state.values() if optimizer else [part.state_dict()]
+        largest = [tensor.float().abs().max() for table in tables for tensor in table.values()]
+        result[name] = sum(largest, torch.zeros(()))
+    return result
 
 
 def save_checkpoint(run: str, state: dict, buffer: ReplayBuffer, segments: list) -> list:
@@ -746,10 +772,13 @@ def load_checkpoint(run: str) -> dict:
     try:
         problem = "damaged, its checksum differs" if zipfile.ZipFile(path).testzip() else ""
         state = {} if problem else torch.load(path, map_location="cpu", weights_only=True)
+        version = "of another version of the script; resume it with that version"
         if not problem and state.get("format") != FORMAT:
-            problem = "of another version of the script; resume it with that version"
+            problem = version
         elif not problem and state["script"] != os.path.basename(__file__):
             problem = f"written by {state['script']}; resume it with that script"
+        elif not problem and state["args"].keys() != asdict(Args()).keys():
+            problem = version
     except Exception as error:  # whatever a missing, damaged or foreign file makes the readers raise
         problem = f"missing, damaged or foreign ({error})"
     require(not problem, f"--resume {run}: checkpoint.pt is {problem}")
@@ -811,20 +840,25 @@ def read_args(argv: list[str] | None = None) -> Args:
     given = tyro.cli(Args, args=argv)
     if not given.resume:
         return tyro.cli(Args, args=argv, default=replace(Args(), **SIZES[given.size]))
-    default = Args(**load_checkpoint(given.resume)["args"])
+    checkpoint = load_checkpoint(given.resume)
+    default = Args(**checkpoint["args"])
     args = tyro.cli(Args, args=argv, default=default)
     for name, value in asdict(args).items():
         old, flag = getattr(default, name), "--" + name.replace("_", "-")
         fine = value == old or name in ("resume", "checkpoint_frequency") or (name == "total_timesteps" and value > old)
         require(fine, f"{flag} {value}: the checkpoint has {old}; leave the flag out or start a new run")
+    step, *_, evaluated = checkpoint["counters"]
+    require(step < args.total_timesteps or not evaluated, "--resume: finished; raise --total-timesteps")
     return args
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is lost before the loop
+    threading.excepthook = lambda _: None  # TensorBoard's: what stops it is raised by the next event, here
     try:
         main(read_args())
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where what was printed last may find no room either
         raise SystemExit("error: no space left on the disk; make room, then --resume the run") from None

@@ -38,10 +38,11 @@ def main() -> int:
     narrow = ["--d-model", "16"] if "flow_t" in args.script else ["--hidden-dim", "16"]
     with tempfile.TemporaryDirectory(prefix="memory-test-") as folder:
         command = [sys.executable, ROOT / args.script, *flags.split(), *narrow, *args.flags, "--run-dir", folder]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         for line in process.stdout:
-            if found := re.match(r"step (\d+)  checkpoint", line):
+            found = re.match(r"step (\d+)/\d+  eval return", line)
+            if found and int(found[1]) % every == 0:
                 memory = psutil.Process(process.pid).memory_info().rss / 2**20
                 rows.append({"step": int(found[1]), "resident_mib": f"{memory:.1f}"})
                 print(rows[-1], flush=True)

@@ -27,11 +27,12 @@ class CountingEnv(gym.Env):
     action_space = BOX
 
     def __init__(self, render_mode=None):
-        self.episode = -1
+        self.episode, self.steps = -1, 0
 
     def reset(self, seed=None, options=None):
         super().reset(seed=seed)
-        self.episode, self.steps = self.episode + 1, 0
+        self.episode += self.steps != 1  # make_env tries one step, which is no episode
+        self.steps = 0
         return self._obs(), {}
 
     def step(self, action):

@@ -583,9 +583,9 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
     if np.ndim(reward):
         env = gym.wrappers.TransformReward(env, lambda reward: np.asarray(reward).item())
     box, space = env.action_space, env.observation_space
-    fits = isinstance(box, gym.spaces.Box) and len(box.shape) == 1
+    fits = isinstance(box, gym.spaces.Box) and len(box.shape) == 1 and box.dtype.kind == "f"
     fits = fits and ((box.low < box.high) & (np.float64(box.high) - box.low < 1e38)).all()
-    require(fits, f"{flag}: actions are {box}; choose a task with a bounded one-dimensional Box")
+    require(fits, f"{flag}: actions are {box}; choose a task with a bounded one-dimensional Box of floats")
     flat = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
     require(flat, f"{flag}: observations are {space}, not a flat Box; wrap it in FlattenObservation")
     return gym.wrappers.TransformObservation(env, lambda obs: np.array(obs, np.float32), space)

@@ -565,7 +565,8 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
     in place. The caller resets it, so that no stored step can cross an episode's end."""
     flag = "--capture-video" if film else f"--env-id {args.env_id}"
     remedy = "choose a task that renders rgb_array; without a display set MUJOCO_GL=egl" if film else "choose another"
-    warnings.filterwarnings("ignore", ".*out of date.*", DeprecationWarning)  # the literature's tasks are v4
+    warnings.simplefilter("ignore", DeprecationWarning)  # the literature's tasks are v4
+    warnings.filterwarnings("ignore", ".*(GLFW|DISPLAY|render_modes).*")  # the error below says it
     try:
         env = gym.make(args.env_id, **({"render_mode": "rgb_array"} if film else {}))
         env.reset(seed=0)

@@ -786,6 +786,10 @@ def start_run(args: Args, device: torch.device, step: int) -> tuple[str, Summary
 
 def read_args(argv: list[str] | None = None) -> Args:
     """The command line's flags, over those of --size, or of the checkpoint, which they must not contradict."""
+    words = sys.argv[1:] if argv is None else argv
+    for flag, value in zip(words, words[1:], strict=False):
+        name = flag.removeprefix("--no-").removeprefix("--")
+        require(value not in ("True", "False"), f"{flag} {value}: write --{name} or --no-{name}, without a value")
     given = tyro.cli(Args, args=argv)
     if not given.resume:
         return tyro.cli(Args, args=argv, default=replace(Args(), **SIZES[given.size]))

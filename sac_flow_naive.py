@@ -565,6 +565,8 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
     except Exception as error:  # no such id, a missing package, no display: whatever its author raises
         sys.unraisablehook = lambda _: None  # a half-made renderer complains when it is deleted
         require(False, f"{flag}: {error}; {remedy}")
+    module, colon, _ = args.env_id.rpartition(":")
+    args.env_id = module + colon + env.spec.id  # with its version, for the run's records
     if isinstance(env.observation_space, gym.spaces.Dict):
         env = gym.wrappers.FlattenObservation(env)  # in the order of the space's keys
     if env.spec.max_episode_steps is None:

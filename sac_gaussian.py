@@ -571,7 +571,8 @@ class ReplayBuffer:
         """Store one transition, given by name as NumPy arrays and numbers; ends the run where one is not finite."""
         row = np.concatenate([np.atleast_1d(transition[name]) for name in self.widths], dtype=np.float32)
         if not np.isfinite(row).all():
-            raise SystemExit(f"error: step {self.count + 1}: not finite in {transition}; the last checkpoint stays")
+            bad = [name for name, value in transition.items() if not np.isfinite(np.float32(value)).all()]
+            raise SystemExit(f"error: step {self.count + 1}: {', '.join(bad)} not finite; the last checkpoint stays")
         self.rows[self.count % len(self.rows)] = torch.from_numpy(row)
         self.count += 1
 

@@ -17,7 +17,7 @@ import os
 import signal
 import sys
 import zipfile
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import gymnasium as gym
@@ -112,8 +112,8 @@ def make_actor(module, state: dict, device: torch.device, *shapes):
     return actor.to(device).eval().requires_grad_(False)
 
 
-def run_policy(module, state: dict, args: Args, bar: tqdm) -> dict:
-    """Scores by the script's own `make_env`, `Actor` and `evaluate`."""
+def run_policy(module, state: dict, args: Args, bar: tqdm) -> tuple[int, dict]:
+    """Seed, and scores by the script's own `make_env`, `Actor` and `evaluate`."""
     flags, device = module.Args(**state["args"]), torch.device(args.device)
     film = str(args.video.absolute()) if args.video else None
     if next(iter(inspect.signature(module.evaluate).parameters)) == "act":
@@ -124,10 +124,10 @@ def run_policy(module, state: dict, args: Args, bar: tqdm) -> dict:
     returns = module.evaluate(actor, envs, seed, device, film)
     for env in envs:
         env.close()
-    return {"eval_seed": seed, "mean": np.mean(returns), "std": np.std(returns)}
+    return seed, {"mean": np.mean(returns), "std": np.std(returns)}
 
 
-def run_chunks(module, state: dict, args: Args, bar: tqdm) -> dict:
+def run_chunks(module, state: dict, args: Args, bar: tqdm) -> tuple[int, dict]:
     """The adapter for the scripts of offline_to_online, whose policies return chunks of actions."""
     raise NotImplementedError
 
@@ -159,10 +159,12 @@ def main(args: Args):
             torch.save(policy, args.save_policy)
             return print(f"{args.save_policy}: {os.path.getsize(args.save_policy) / 2**20:.2f} MiB")
         row = {"path": path, "script": state["script"], "env": state["args"]["env_id"], "seed": state["args"]["seed"]}
+        row |= {"step": step, "episodes": args.episodes}
         with tqdm(desc="filming" if args.video else "evaluating", unit=" steps", leave=False, mininterval=1) as bar:
-            rows.append(row | {"step": step, "episodes": args.episodes} | run_policy(module, state, args, bar))
-        scores = {name: value for name, value in rows[-1].items() if name not in (*row, "step", "episodes", "eval_seed")}
-        print(f"{path}  {row['env']}  step {step}  " + "  ".join(f"{name} {v:.6g}" for name, v in scores.items()))
+            eval_seed, scores = run_policy(module, state, args, bar)
+        rows.append(row | {"eval_seed": eval_seed} | scores)
+        words = "  ".join(f"{name} {value:.6g}" for name, value in scores.items())
+        print(f"{path}  {row['env']}  step {step}  {words}")
     if args.video:
         print(f"film: {args.video}")
     if args.csv:

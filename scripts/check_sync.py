@@ -1,8 +1,7 @@
 """Keep the copies in the single-file scripts identical.
 
-A function, class or constant of one name is the same text in every script that has it, but for what the tables below
-name. Of Args each flag is compared on its own, within a folder. The scripts stay self-contained: nothing is imported,
-the copies are only compared, and repaired on request.
+A function, class or constant of one name is the same text in every script that has it, but for the tables below; of
+Args each flag is, within a folder. Nothing is imported: copies are compared, and repaired on request.
 
     python scripts/check_sync.py                          # report, exit code 1 if copies differ
     python scripts/check_sync.py --fix                    # copy what differs from the first script that has it
@@ -24,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("", "offline_to_online", "baselines")
 FLOWS = ("sac_flow_g.py", "sac_flow_t.py", "sac_flow_naive.py")
-NETWORK = ("Velocity", "DecoderLayer")
+NETWORK = {"Velocity", "DecoderLayer"}
 MOST = 60  # changed lines of a pair of flow scripts, besides the velocity network
 # What a script has of its own: a name, all of a class, or `Class.member`, which leaves the other members compared.
 OWN = {
@@ -107,16 +106,12 @@ def changed_lines(a: str, b: str) -> tuple[int, int]:
 
 def scripts(root: Path, source: Path | None) -> dict[str, str]:
     """Name below root -> text of the scripts that git tracks (of all, outside a repository), the source first."""
-    tracked, names = git(root / "any", "ls-files", "*.py"), []
+    tracked = git(root / "any", "ls-files", "*.py")
+    paths = [source] if source else []
     for folder in FOLDERS:
-        paths = [root / folder / name for name in FLOWS if (root / folder / name).is_file()]
-        paths += sorted(path for path in (root / folder).glob("*.py") if path not in paths)
-        names += [path.relative_to(root).as_posix() for path in paths]
-    if tracked is not None:
-        names = [name for name in names if name in tracked.splitlines()]
-    if source:
-        first = source.relative_to(root).as_posix() if source.is_relative_to(root) else str(source)
-        names = [first, *(name for name in names if name != first)]
+        found = sorted((root / folder).glob("*.py"), key=lambda path: (path.name not in FLOWS, path.name))
+        paths += [path for path in found if tracked is None or str(path.relative_to(root)) in tracked.splitlines()]
+    names = [str(path.relative_to(root) if path.is_relative_to(root) else path) for path in paths]
     return {name: (root / name).read_text() for name in names}
 
 
@@ -150,17 +145,17 @@ def compare(root: Path, texts: dict[str, str], fix: bool) -> int:
 def table(texts: dict[str, str]) -> int:
     """Changed lines and hunks of each pair of flow scripts; returns how many pairs differ by too much."""
     besides = dict(texts)
-    for file, name in itertools.product(texts, NETWORK):
-        if name in spans(besides[file]):
+    for file, text in texts.items():
+        for name in NETWORK & spans(text).keys():
             besides[file] = replaced(besides[file], name, "")
     print(f"\n{'changed lines (hunks) of each pair':70} {'whole':>10} {'besides the velocity network':>30}")
     too_many = 0
-    for folder, pair in itertools.product(FOLDERS, itertools.combinations(FLOWS, 2)):
-        a, b = (f"{folder}/{name}".lstrip("/") for name in pair)
-        if a in texts and b in texts:
+    flows = [file for file in texts if Path(file).name in FLOWS]
+    for a, b in itertools.combinations(flows, 2):
+        if Path(a).parent == Path(b).parent:
             whole, rest = changed_lines(texts[a], texts[b]), changed_lines(besides[a], besides[b])
-            verdict = "" if rest[0] <= MOST else f", more than {MOST}"
             too_many += rest[0] > MOST
+            verdict = f", more than {MOST}" if rest[0] > MOST else ""
             print(f"{f'{a} {b}':70} {whole[0]:5} ({whole[1]:2}) {rest[0]:25} ({rest[1]:2}){verdict}")
     return too_many
 
@@ -193,22 +188,21 @@ def main() -> int:
     parser.add_argument("--fix", action="store_true", help="copy differing parts from the source")
     parser.add_argument("--source", type=Path, help="script whose text is right (default: the first that has it)")
     args = parser.parse_args()
-    for path in filter(None, (args.fork, args.source)):
-        if not path.is_file():
-            parser.error(f"{path}: no such file")
     if args.fork and (args.fix or args.source):
         parser.error(f"{args.fork}: a fork is only compared; copy by hand")
     root = args.root.resolve()
-    texts = scripts(root, args.source and args.source.resolve())
     try:
+        texts = scripts(root, args.source and args.source.resolve())
         if args.fork:
             others = {file: text for file, text in texts.items() if root / file != args.fork.resolve()}
             compare_fork(args.fork, others, args.diff)
             return 0
         left = compare(root, texts, args.fix)
         return 1 if left + table(texts) else 0
+    except OSError as error:
+        parser.error(f"{error.filename}: {error.strerror}")
     except SyntaxError as error:
-        parser.error(f"{error.msg}, line {error.lineno}: {error.text}")
+        parser.error(f"{error.msg}, line {error.lineno}: {error.text.strip()}")
 
 
 if __name__ == "__main__":

@@ -12,12 +12,11 @@ run's own evaluations; with as many --episodes the returns are theirs.
 
 import csv
 import importlib.util
-import inspect
 import os
 import signal
 import sys
 import zipfile
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import gymnasium as gym
@@ -85,21 +84,30 @@ def load(path: Path, script: Path | None) -> tuple[dict, object]:
     require(len(places) > 0, f"{path}: there is no {script or state['script']} here; name the script by --script")
     for place in places:
         module = load_script(place)
-        if state["format"] == module.FORMAT and {field.name for field in fields(module.Args)} == set(state["args"]):
+        names = {field.name for field in fields(module.Args)} if hasattr(module, "Args") else set()
+        if state["format"] == getattr(module, "FORMAT", None) and names == set(state["args"]):
             return state, module
     require(False, f"{path}: of another version of {state['script']}; name the script that trained it by --script")
 
 
 class Counted(gym.Wrapper):
-    """Moves the progress bar at every step."""
+    """Keeps the episodes' returns, and moves the progress bar at every step."""
 
-    def __init__(self, env: gym.Env, bar: tqdm):
+    def __init__(self, env: gym.Env, bar: tqdm, returns: list):
         super().__init__(env)
-        self.bar = bar
+        self.bar, self.returns = bar, returns
+
+    def reset(self, **kwargs):
+        self.total = 0.0
+        return self.env.reset(**kwargs)
 
     def step(self, action):
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self.total += float(reward)
+        if terminated or truncated:
+            self.returns.append(self.total)
         self.bar.update()
-        return self.env.step(action)
+        return obs, reward, terminated, truncated, info
 
 
 def make_actor(module, state: dict, device: torch.device, *shapes):
@@ -114,22 +122,25 @@ def make_actor(module, state: dict, device: torch.device, *shapes):
 
 def run_policy(module, state: dict, args: Args, bar: tqdm) -> tuple[int, dict]:
     """Seed, and scores by the script's own `make_env`, `Actor` and `evaluate`."""
-    flags, device = module.Args(**state["args"]), torch.device(args.device)
+    flags, device, returns, scores = module.Args(**state["args"]), torch.device(args.device), [], {}
     film = str(args.video.absolute()) if args.video else None
-    if next(iter(inspect.signature(module.evaluate).parameters)) == "act":
-        return run_chunks(module, state, args, bar)
-    seed = 10_000 + flags.seed if args.seed is None else args.seed
-    envs = [Counted(module.make_env(flags, bool(film) and i == 0), bar) for i in range(args.episodes)]
-    actor = make_actor(module, state, device, envs[0].observation_space.shape[0], envs[0].action_space, flags)
-    returns = module.evaluate(actor, envs, seed, device, film)
+    if hasattr(module, "next_chunk"):  # of offline_to_online: chunks of actions, one environment, more scores
+        seed = flags.seed if args.seed is None else args.seed
+        flags = replace(flags, seed=seed, eval_episodes=args.episodes)
+        envs = [Counted(module.make_env(flags, bool(film), state["made_from"]), bar, returns)]
+        chunk = flags.horizon_length * envs[0].action_space.shape[0]
+        actor = make_actor(module, state, device, envs[0].observation_space.shape[0], chunk, flags)
+        scores = module.evaluate(actor, envs[0], flags, device, film)
+        scores = {name: scores[name] for name in ("success", "episodic_length")}
+    else:
+        seed = 10_000 + flags.seed if args.seed is None else args.seed
+        envs = [module.make_env(flags, bool(film) and i == 0) for i in range(args.episodes)]
+        envs = [Counted(env, bar, returns) for env in envs]
+        actor = make_actor(module, state, device, envs[0].observation_space.shape[0], envs[0].action_space, flags)
+        module.evaluate(actor, envs, seed, device, film)
     for env in envs:
         env.close()
-    return seed, {"mean": np.mean(returns), "std": np.std(returns)}
-
-
-def run_chunks(module, state: dict, args: Args, bar: tqdm) -> tuple[int, dict]:
-    """The adapter for the scripts of offline_to_online, whose policies return chunks of actions."""
-    raise NotImplementedError
+    return seed, {"mean": np.mean(returns), "std": np.std(returns)} | scores
 
 
 def main(args: Args):
@@ -155,12 +166,13 @@ def main(args: Args):
     for path, (state, module) in zip(args.paths, loaded, strict=True):
         step = state["step"] if "step" in state else state["counters"][0]
         if args.save_policy:
-            policy = {name: state[name] for name in ("actor", "args", "script", "format")} | {"step": step}
+            kept = {"actor", "args", "script", "format", "made_from"} & state.keys()
+            policy = {name: state[name] for name in kept} | {"step": step}
             torch.save(policy, args.save_policy)
             return print(f"{args.save_policy}: {os.path.getsize(args.save_policy) / 2**20:.2f} MiB")
         row = {"path": path, "script": state["script"], "env": state["args"]["env_id"], "seed": state["args"]["seed"]}
         row |= {"step": step, "episodes": args.episodes}
-        with tqdm(desc="filming" if args.video else "evaluating", unit=" steps", leave=False, mininterval=1) as bar:
+        with tqdm(desc="filming" if args.video else "evaluating", unit=" steps", leave=False, delay=1e-9) as bar:
             eval_seed, scores = run_policy(module, state, args, bar)
         rows.append(row | {"eval_seed": eval_seed} | scores)
         words = "  ".join(f"{name} {value:.6g}" for name, value in scores.items())

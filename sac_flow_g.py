@@ -432,7 +432,7 @@ def main(args: Args) -> str:
 
     def log_evaluation(step: int) -> bool:
         """Evaluate and write the scores; False if a signal came in between: a resumed run then does it again."""
-        finite(step, magnitudes(parts))
+        finite(step, totals(parts))
         film = f"{path}/videos/step-{step}.mp4" if args.capture_video else None
         returns = evaluate(actor_view, eval_envs, 10_000 + args.seed, device, film)
         if returns is not None:
@@ -450,15 +450,8 @@ def main(args: Args) -> str:
     obs, episode_return = position
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    end = args.total_timesteps
-    if not evaluated:  # of the last step before the run was stopped
-        evaluated = log_evaluation(start)
-        if evaluated:
-            writer.flush()
-            counters = *checkpoint["counters"][:-1], evaluated
-            segments = save_checkpoint(path, checkpoint | {"counters": counters}, buffer, segments)
-        else:
-            end = start  # stopped once more: its checkpoint stands
+    evaluated = evaluated or log_evaluation(start)  # of the last step before the run was stopped
+    end = args.total_timesteps if evaluated else start  # stopped once more: its checkpoint stands
     progress, step = progress_bar(start, args), start
     clock, clock_step = time.perf_counter(), start
     for step in range(start + 1, end + 1):
@@ -468,7 +461,6 @@ def main(args: Args) -> str:
         else:
             action = act(obs)
             metrics |= update((step - args.learning_starts) % args.policy_frequency == 0)
-        finite(step, {"observation": obs.sum(dtype=float), "action": action.sum(dtype=float)})
         next_obs, reward, terminated, truncated, _ = env.step(action.copy())  # meanwhile a GPU works on the update
         buffer.add(obs=obs, action=action, reward=reward, next_obs=next_obs, terminated=terminated)
         obs, episode_return = next_obs, episode_return + float(reward)
@@ -501,7 +493,7 @@ def main(args: Args) -> str:
         # Checkpoint: that of the last step says that all is done.
         stopping = bool(STOP)  # asked once: a signal behind this line ends the next step, with its checkpoint
         if stopping or last or (args.checkpoint_frequency and step % args.checkpoint_frequency == 0):
-            finite(step, metrics | magnitudes(parts))
+            finite(step, metrics | totals(parts))
             writer.flush()
             state = {name: part.state_dict() for name, part in parts.items()} | {"args": asdict(args)}
             state |= {"generator": generator.get_state(), "box": box.np_random.bit_generator.state}
@@ -579,7 +571,8 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
     in place. The caller resets it, so that no stored step can cross an episode's end."""
     flag = "--capture-video" if film else f"--env-id {args.env_id}"
     remedy = "choose a task that renders rgb_array; without a display set MUJOCO_GL=egl" if film else "choose another"
-    warnings.filterwarnings("ignore", ".*out of date.*", DeprecationWarning)  # the literature's tasks are v4
+    warnings.simplefilter("ignore", DeprecationWarning)  # the literature's tasks are v4
+    warnings.filterwarnings("ignore", ".*(GLFW|DISPLAY|render_modes).*")  # the error below says it
     try:
         env = gym.make(args.env_id, **({"render_mode": "rgb_array"} if film else {}))
         env.reset(seed=0)
@@ -590,6 +583,8 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
     except Exception as error:  # no such id, a missing package, no display: whatever its author raises
         sys.unraisablehook = lambda _: None  # a half-made renderer complains when it is deleted
         require(False, f"{flag}: {str(error) or repr(error)}; {remedy}")
+    module, colon, _ = args.env_id.rpartition(":")
+    args.env_id = module + colon + env.spec.id  # with its version, for the run's records
     if isinstance(env.observation_space, gym.spaces.Dict):
         env = gym.wrappers.FlattenObservation(env)  # in the order of the space's keys
     if env.spec.max_episode_steps is None:
@@ -597,9 +592,9 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
     if np.ndim(reward):
         env = gym.wrappers.TransformReward(env, lambda reward: np.asarray(reward).item())
     box, space = env.action_space, env.observation_space
-    fits = isinstance(box, gym.spaces.Box) and len(box.shape) == 1
+    fits = isinstance(box, gym.spaces.Box) and len(box.shape) == 1 and box.dtype.kind == "f"
     fits = fits and ((box.low < box.high) & (np.float64(box.high) - box.low < 1e38)).all()
-    require(fits, f"{flag}: actions are {box}; choose a task with a bounded one-dimensional Box")
+    require(fits, f"{flag}: actions are {box}; choose a task with a bounded one-dimensional Box of floats")
     flat = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
     require(flat, f"{flag}: observations are {space}, not a flat Box; wrap it in FlattenObservation")
     return gym.wrappers.TransformObservation(env, lambda obs: np.array(obs, np.float32), space)
@@ -652,7 +647,8 @@ class ReplayBuffer:
         """Store one transition, given by name as NumPy arrays and numbers; ends the run where one is not finite."""
         row = np.concatenate([np.atleast_1d(transition[name]) for name in self.widths], dtype=np.float32)
         if not np.isfinite(row).all():
-            raise SystemExit(f"error: step {self.count + 1}: not finite in {transition}; the last checkpoint stays")
+            bad = [name for name, value in transition.items() if not np.isfinite(np.float32(value)).all()]
+            raise SystemExit(f"error: step {self.count + 1}: {', '.join(bad)} not finite; the last checkpoint stays")
         self.rows[self.count % len(self.rows)] = torch.from_numpy(row)
         self.count += 1
 
@@ -721,15 +717,10 @@ def finite(step: int, metrics: dict[str, torch.Tensor]) -> dict[str, float]:
     return numbers
 
 
-def magnitudes(parts: dict) -> dict[str, torch.Tensor]:
-    """Of each network and optimizer one number, which is finite where all of its numbers are."""
-    result = {}
-    for name, part in parts.items():
-        optimizer = isinstance(part, torch.optim.Optimizer)
-        tables = part.state.values() if optimizer else [part.state_dict()]
-        largest = [tensor.float().abs().max() for table in tables for tensor in table.values()]
-        result[name] = sum(largest, torch.zeros(()))
-    return result
+def totals(parts: dict) -> dict[str, torch.Tensor]:
+    """Of each network the sum of all its numbers, which is finite only where they are."""
+    networks = {name: part.state_dict().values() for name, part in parts.items() if isinstance(part, nn.Module)}
+    return {name: sum(tensor.double().sum() for tensor in tensors) for name, tensors in networks.items()}
 
 
 def save_checkpoint(run: str, state: dict, buffer: ReplayBuffer, segments: list) -> list:
@@ -828,6 +819,10 @@ def start_run(args: Args, device: torch.device, step: int) -> tuple[str, Summary
 
 def read_args(argv: list[str] | None = None) -> Args:
     """The command line's flags, over those of --size, or of the checkpoint, which they must not contradict."""
+    words = sys.argv[1:] if argv is None else argv
+    for flag, value in zip(words, words[1:], strict=False):
+        name = flag.removeprefix("--no-").removeprefix("--")
+        require(value not in ("True", "False"), f"{flag} {value}: write --{name} or --no-{name}, without a value")
     given = tyro.cli(Args, args=argv)
     if not given.resume:
         return tyro.cli(Args, args=argv, default=replace(Args(), **SIZES[given.size]))

@@ -1,48 +1,100 @@
 """Keep the copies in the single-file scripts identical.
 
-A block reaches from `# sync: NAME` to the next such marker, to `# sync: end` or to the end of the file, and must be the
-same text in every script that has it. A block named NAME/PART is a piece of block NAME: its lines must stand together
-in there. The scripts stay self-contained: nothing is imported, the copies are only compared, and repaired on request.
+A function, class or constant of one name is the same text in every script that has it, but for the tables below; of
+Args each flag is, within a folder. Nothing is imported: copies are compared, and repaired on request.
 
     python scripts/check_sync.py                          # report, exit code 1 if copies differ
-    python scripts/check_sync.py --fix                    # copy every block from the first script that has it
-    python scripts/check_sync.py --fix --source FILE      # copy FILE's blocks to the others
+    python scripts/check_sync.py --fix                    # copy what differs from the first script that has it
+    python scripts/check_sync.py --fix --source FILE      # copy FILE's text to the others
+    python scripts/check_sync.py path/to/fork.py          # a script of your own: what it shares with its origin
+
+--fix leaves alone what is not committed: a copy over it could not be undone.
 """
 
 import argparse
+import ast
 import difflib
 import itertools
-import re
+import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("", "offline_to_online", "baselines")
 FLOWS = ("sac_flow_g.py", "sac_flow_t.py", "sac_flow_naive.py")
-BLOCK = re.compile(r"^ *# sync: (?!end$)(\S+)$\n(.*?)(?=^ *# sync: |\Z)", re.MULTILINE | re.DOTALL)
-NAMES = re.compile(r"^(?:class|def) (\w+)", re.MULTILINE)
-VARIANT_BLOCKS = re.compile(r"\nclass (Velocity|DecoderLayer)\b.*?(?=\n\n\n)", re.DOTALL)
+NETWORK = {"Velocity", "DecoderLayer"}
+MOST = 60  # changed lines of a pair of flow scripts, besides the velocity network
+# What a script has of its own: a name, all of a class, or `Class.member`, which leaves the other members compared.
+OWN = {
+    "sac_flow_naive.py": {"Args.hidden_dim"},
+    "sac_gaussian.py": {
+        *("Actor.__init__", "Actor.rollout", "Actor.log_prob", "check"),
+        *("Args.alpha", "Args.target_entropy", "Args.log_std_min", "Args.log_std_max", "Args.hidden_dim"),
+    },
+    "offline_to_online/make_dataset.py": {"Args", "main"},
+    # The other scripts of offline_to_online and those of baselines: their lists go here.
+}
+# What a folder's scripts have in common, and not with other folders.
+COMMON = {
+    "offline_to_online": set(),
+    "baselines": set(),
+}
 
 
-def blocks(text: str) -> dict[str, str]:
-    """Name -> text of a script's marked blocks; ValueError for a name used twice."""
-    found = BLOCK.findall(text)
-    names = [name for name, _ in found]
-    if len(set(names)) != len(names):
-        raise ValueError("the name of a '# sync:' block is used twice")
-    return dict(found)
+def spans(text: str) -> dict[str, tuple[int, int]]:
+    """Name -> first line and end of the functions, classes, `Class.member`s and constants; of the top level with the
+    comment directly above."""
+    lines, found = text.splitlines(), {}
+
+    def add(node: ast.AST, outer: str):
+        start = min(part.lineno for part in [node, *getattr(node, "decorator_list", [])]) - 1
+        while start and not outer and lines[start - 1].startswith("#"):
+            start -= 1
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        names = [node.name] if hasattr(node, "name") else [ast.unparse(target) for target in targets if target]
+        names += [f"if {ast.unparse(node.test)}"] if isinstance(node, ast.If) else []
+        found.update({outer + name: (start, node.end_lineno) for name in names})
+
+    for node in ast.parse(text).body:
+        add(node, "")
+        for member in node.body if isinstance(node, ast.ClassDef) else ():
+            add(member, f"{node.name}.")
+    return found
 
 
-def piece_of(whole: str, text: str) -> str:
-    """text if its lines stand together in whole; else the lines there that begin and end as it does, the most alike if
-    there are several, or "" if there are none. Blank lines at the ends are text's own."""
-    inner = text.strip("\n")
-    if f"\n{inner}\n" in f"\n{whole}\n":
-        return text
-    lines, own = whole.split("\n"), inner.split("\n")
-    starts, ends = ([i for i, line in enumerate(lines) if line == edge] for edge in (own[0], own[-1]))
-    spans = [lines[i : j + 1] for i in starts for j in ends if i <= j]
-    best = max(spans, key=lambda span: difflib.SequenceMatcher(None, span, own, autojunk=False).ratio(), default=[])
-    return text.replace(inner, "\n".join(best)) if best else ""
+def parts(text: str) -> dict[str, str]:
+    """Name -> text."""
+    lines = text.splitlines(keepends=True)
+    return {name: "".join(lines[start:end]) for name, (start, end) in spans(text).items()}
+
+
+def replaced(text: str, name: str, new: str) -> str:
+    """text with another part of that name."""
+    (start, end), lines = spans(text)[name], text.splitlines(keepends=True)
+    return "".join([*lines[:start], new, *lines[end:]])
+
+
+def scope(file: str, name: str) -> tuple[str, str]:
+    """Parts of the same scope are copies of each other."""
+    folder, outer = file.rpartition("/")[0], name.partition(".")[0]
+    if outer == "Velocity":
+        return name, file.rpartition("/")[2]
+    return name, folder if outer == "Args" or {name, outer} & COMMON.get(folder, set()) else "everywhere"
+
+
+def git(path: Path, *words: str) -> str | None:
+    """What git prints in the file's folder; None where it is not there or fails."""
+    try:
+        result = subprocess.run(["git", "-C", path.parent, *words], capture_output=True, text=True)
+    except FileNotFoundError:
+        return None
+    return result.stdout if result.returncode == 0 else None
+
+
+def difference(a: str, b: str, from_file: str, to_file: str) -> str:
+    lines = difflib.unified_diff(a.splitlines(), b.splitlines(), from_file, to_file, lineterm="", n=1)
+    return textwrap.indent("\n".join(lines), "    ")
 
 
 def changed_lines(a: str, b: str) -> tuple[int, int]:
@@ -52,60 +104,105 @@ def changed_lines(a: str, b: str) -> tuple[int, int]:
     return sum(i2 - i1 + j2 - j1 for _, i1, i2, j1, j2 in hunks), len(hunks)
 
 
+def scripts(root: Path, source: Path | None) -> dict[str, str]:
+    """Name below root -> text of the scripts that git tracks (of all, outside a repository), the source first."""
+    tracked = git(root / "any", "ls-files", "*.py")
+    paths = [source] if source else []
+    for folder in FOLDERS:
+        found = sorted((root / folder).glob("*.py"), key=lambda path: (path.name not in FLOWS, path.name))
+        paths += [path for path in found if tracked is None or str(path.relative_to(root)) in tracked.splitlines()]
+    names = [str(path.relative_to(root) if path.is_relative_to(root) else path) for path in paths]
+    return {name: (root / name).read_text() for name in names}
+
+
+def compare(root: Path, texts: dict[str, str], fix: bool) -> int:
+    """Reports what differs, and with fix mends it; returns how many parts still differ."""
+    reference, differing, mended = {}, 0, 0
+    for file, text in texts.items():
+        own = OWN.get(file, set())
+        split = {"Args"} | {name.partition(".")[0] for name in own if "." in name}  # classes compared by their members
+        for name, part in parts(text).items():
+            outer, dot, _ = name.partition(".")
+            if {name, outer} & own or (name in split and not dot):
+                continue
+            source, expected = reference.setdefault(scope(file, name), (file, part))
+            if part == expected or (dot and outer not in split):
+                continue
+            differing, outcome = differing + 1, ""
+            if fix:
+                committed = git(root / file, "show", f"HEAD:./{Path(file).name}")
+                outcome = f", not mended: commit {file} first, or copy from it by --fix --source {file}"
+                if committed is not None and parts(committed).get(name) == part:
+                    outcome, mended = f", copied from {source}", mended + 1
+                    texts[file] = replaced(texts[file], name, expected)
+                    (root / file).write_text(texts[file])
+            print(f"{file}: {name} differs from {source}{outcome}")
+            print(difference(part, expected, file, source))
+    print(f"{len(texts)} scripts, {differing} differing copies, {mended} mended")
+    return differing - mended
+
+
+def table(texts: dict[str, str]) -> int:
+    """Changed lines and hunks of each pair of flow scripts; returns how many pairs differ by too much."""
+    besides = dict(texts)
+    for file, text in texts.items():
+        for name in NETWORK & spans(text).keys():
+            besides[file] = replaced(besides[file], name, "")
+    print(f"\n{'changed lines (hunks) of each pair':70} {'whole':>10} {'besides the velocity network':>30}")
+    too_many = 0
+    flows = [file for file in texts if Path(file).name in FLOWS]
+    for a, b in itertools.combinations(flows, 2):
+        if Path(a).parent == Path(b).parent:
+            whole, rest = changed_lines(texts[a], texts[b]), changed_lines(besides[a], besides[b])
+            too_many += rest[0] > MOST
+            verdict = f", more than {MOST}" if rest[0] > MOST else ""
+            print(f"{f'{a} {b}':70} {whole[0]:5} ({whole[1]:2}) {rest[0]:25} ({rest[1]:2}){verdict}")
+    return too_many
+
+
+def compare_fork(path: Path, texts: dict[str, str], show: bool):
+    """A script against the one that it shares most with; of a class that differs, member by member."""
+    mine, others = parts(path.read_text()), {file: parts(text) for file, text in texts.items()}
+    origin = max(others, key=lambda file: sum(mine.get(name) == part for name, part in others[file].items()))
+    theirs = others[origin]
+    differing = [name for name in mine if name in theirs and mine[name] != theirs[name]]
+    names = [name for name in mine | theirs if "." not in name or name.partition(".")[0] in differing]
+    print(f"{path}: its origin is {origin}")
+    for title, listed in (
+        ("the same", [name for name in names if mine.get(name) == theirs.get(name)]),
+        ("differs", [name for name in names if name in differing]),
+        ("absent", [name for name in names if name not in mine]),
+        ("new", [name for name in names if name not in theirs]),
+    ):
+        print(textwrap.fill(f"{title}: {', '.join(listed) or 'nothing'}", 120, subsequent_indent="    "))
+    for name in differing:
+        if show and "." not in name:
+            print(difference(theirs[name], mine[name], origin, str(path)))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("fork", type=Path, nargs="?", help="a script to compare with its origin, and nothing else")
+    parser.add_argument("--diff", action="store_true", help="with a fork: how it differs too")
     parser.add_argument("--root", type=Path, default=ROOT, help="folder of the scripts")
-    parser.add_argument("--fix", action="store_true", help="copy differing blocks from the source")
-    parser.add_argument("--source", type=Path, help="script whose blocks are right (default: the first that has one)")
+    parser.add_argument("--fix", action="store_true", help="copy differing parts from the source")
+    parser.add_argument("--source", type=Path, help="script whose text is right (default: the first that has it)")
     args = parser.parse_args()
-
-    first = [args.source.resolve()] if args.source else []
-    paths = first + [args.root / name for name in FLOWS if (args.root / name).exists()]
-    for folder in (args.root, args.root / "offline_to_online", args.root / "baselines"):
-        marked = (path for path in folder.glob("*.py") if "# sync: " in path.read_text())
-        paths += sorted(marked, key=lambda path: (path.name not in FLOWS, path.name))
-    paths = list(dict.fromkeys(path.resolve() for path in paths))
-    texts = {path: path.read_text() for path in paths}
-    reference, differing, unmended = {}, 0, 0
-    for path in paths:
-        name = path.relative_to(args.root.resolve())
-        try:
-            own = blocks(texts[path])
-        except ValueError as error:
-            print(f"{name}: {error}", file=sys.stderr)
-            return 1
-        for block, text in own.items():
-            whole = block.rpartition("/")[0]
-            source, expected = reference[whole] if whole in reference else reference.setdefault(block, (name, text))
-            expected = piece_of(expected, text) if whole in reference else expected
-            if text != expected:
-                differing += 1
-                # A block that lost its end marker reaches into the script's own code, which a copy would delete.
-                names, known = NAMES.findall(text), NAMES.findall(expected)
-                swallowed = len(names) > len(known) and not args.source
-                more = ", ".join(name for name in names if name not in known) if swallowed else ""
-                fixable = args.fix and expected and not more
-                outcome = ", copied" if fixable else ", whose first or last line is gone" if args.fix else ""
-                outcome = f", and has {more} too: end it by '# sync: end'" if expected and more else outcome
-                unmended += not fixable
-                print(f"{name}: block '{block}' differs from {source}{outcome}")
-                if fixable:
-                    marker = re.compile(rf"(^ *# sync: {re.escape(block)}$\n).*?(^ *# sync: |\Z)", re.M | re.S)
-                    texts[path] = marker.sub(lambda m, new=expected: m[1] + new + m[2], texts[path], count=1)
-                    path.write_text(texts[path])
-
-    print(f"{len(paths)} scripts, {len(reference)} blocks, {differing} differing copies")
-    print(f"\n{'changed lines (hunks) of each pair':44} {'whole':>10} {'besides the velocity network':>30}")
-    for a, b in itertools.combinations(paths, 2):
-        if a.parent != b.parent or len(blocks(texts[a]).keys() & blocks(texts[b]).keys()) < 10:
-            continue
-        whole, rest = (
-            changed_lines(*(cut(texts[path]) for path in (a, b)))
-            for cut in (lambda text: text, lambda text: VARIANT_BLOCKS.sub("", text))
-        )
-        where = "" if a.parent == args.root.resolve() else f"  {a.parent.name}"
-        print(f"{a.name + ' ' + b.name:44} {whole[0]:5} ({whole[1]:2}) {rest[0]:25} ({rest[1]:2}){where}")
-    return 1 if unmended else 0
+    if args.fork and (args.fix or args.source):
+        parser.error(f"{args.fork}: a fork is only compared; copy by hand")
+    root = args.root.resolve()
+    try:
+        texts = scripts(root, args.source and args.source.resolve())
+        if args.fork:
+            others = {file: text for file, text in texts.items() if root / file != args.fork.resolve()}
+            compare_fork(args.fork, others, args.diff)
+            return 0
+        left = compare(root, texts, args.fix)
+        return 1 if left + table(texts) else 0
+    except OSError as error:
+        parser.error(f"{error.filename}: {error.strerror}")
+    except SyntaxError as error:
+        parser.error(f"{error.msg}, line {error.lineno}: {error.text.strip()}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,126 @@
+"""Small tasks as people write them, for test_tasks.py: `--env-id tasks:NAME-v0` with this folder on PYTHONPATH."""
+
+import os
+
+import gymnasium as gym
+import numpy as np
+
+
+class Plain(gym.Env):
+    """x (3,) follows the action; 20 steps. Refuses an action outside its box."""
+
+    low, high, dtype = [-1.0, -1.0], [1.0, 1.0], np.float32
+
+    def __init__(self, render_mode=None):
+        bounds = np.array(self.low, self.dtype), np.array(self.high, self.dtype)
+        self.action_space = gym.spaces.Box(*bounds, dtype=self.dtype)
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (3,), np.float64)
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t, self.x = 0, self.np_random.normal(size=3)
+        return self.x.copy(), {}
+
+    def step(self, action):
+        assert (action >= self.action_space.low).all() and (action <= self.action_space.high).all(), action
+        self.t, self.x = self.t + 1, 0.9 * self.x + 0.1 * np.resize(action, 3)
+        return self.x.copy(), -float(np.square(self.x).sum()), False, self.t >= 20, {}
+
+
+class BadReset(Plain):
+    def reset(self, seed=None, options=None):
+        raise RuntimeError("cannot connect to the simulator")
+
+
+class OldReset(Plain):
+    def reset(self):
+        return super().reset()
+
+
+class BadStep(Plain):
+    def step(self, action):
+        raise KeyError("no sensor")
+
+
+class RewardArray(Plain):
+    def step(self, action):
+        obs, reward, *rest = super().step(action)
+        return obs, np.array([reward]), *rest
+
+
+class RewardPair(Plain):
+    def step(self, action):
+        obs, reward, *rest = super().step(action)
+        return obs, np.array([reward, reward]), *rest
+
+
+class IntReset(Plain):
+    """A common slip: reset returns whole numbers, step returns real ones."""
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x = np.array([1, -1, 2])
+        return self.x.copy(), {}
+
+
+class FloatReset(IntReset):
+    def reset(self, seed=None, options=None):
+        obs, info = super().reset(seed, options)
+        return obs.astype(float), info
+
+
+class Goal(Plain):
+    """Keys in another order than the space's."""
+
+    def __init__(self, render_mode=None):
+        super().__init__()
+        box, goal = self.observation_space, gym.spaces.Box(0, 10, (2,))
+        self.observation_space = gym.spaces.Dict({"observation": box, "desired_goal": goal})
+
+    def reset(self, seed=None, options=None):
+        obs, info = super().reset(seed=seed)
+        return {"desired_goal": np.array([7, 8], np.float32), "observation": obs}, info
+
+    def step(self, action):
+        obs, *rest = super().step(action)
+        return {"desired_goal": np.array([7, 8], np.float32), "observation": obs}, *rest
+
+
+class OddBounds(Plain):
+    """float32 has none of them: the nearest number to .1 is above it, the nearest to -.3 below it."""
+
+    low, high, dtype = [-0.3, 0.1], [0.1, 0.7], np.float64
+
+
+class WholeActions(Plain):
+    low, high, dtype = [0, 0], [5, 5], np.int64
+
+
+class Huge(Plain):
+    low, high = [-3.4e38] * 2, [3.4e38] * 2
+
+
+class NotFinite(Plain):
+    def step(self, action):
+        obs, *rest = super().step(action)
+        return np.where(self.t == 7, np.inf, obs), *rest
+
+
+class Endless(Plain):
+    """Leaves a file behind when an episode has lasted for 300 steps."""
+
+    def step(self, action):
+        obs, reward, *_ = super().step(action)
+        if self.t == 300 and "LASTS" in os.environ:
+            with open(os.environ["LASTS"], "w"):
+                pass
+        return obs, reward, False, False, {}
+
+
+class NoRenderMode(Plain):
+    def __init__(self):
+        super().__init__()
+
+
+for task in (Plain, *Plain.__subclasses__(), FloatReset):
+    gym.register(f"{task.__name__}-v0", task)

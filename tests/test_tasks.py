@@ -1,0 +1,188 @@
+"""Tasks as people write them: each trains with the right numbers, or is refused in one line before a run exists."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, scalars, small
+
+
+def one_line(script, tmp_path, capsys, **flags) -> str:
+    """What a refused run says: on one line, with exit code 2, and without leaving a folder."""
+    with pytest.raises(SystemExit) as stop:
+        script.main(script.Args(**small(run_dir=str(tmp_path / "runs"), **flags)))
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith("error: --") and error.count("\n") == 1, error
+    assert not os.listdir(tmp_path)
+    return error
+
+
+@pytest.mark.parametrize(
+    ("task", "reason"),
+    [
+        ("BadReset", "cannot connect to the simulator"),
+        ("OldReset", "unexpected keyword argument 'seed'"),
+        ("BadStep", "no sensor"),
+        ("RewardPair", "array of size 1"),
+        ("WholeActions", "int64.*Box of floats"),
+        ("Huge", r"3.4e\+38.*bounded"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(script, task, reason, tmp_path, capsys):
+    assert re.match(
+        f"error: --env-id tasks:{task}-v0: .*{reason}", one_line(script, tmp_path, capsys, env_id=f"tasks:{task}-v0")
+    )
+
+
+def test_a_film_of_a_task_that_cannot_render_is_refused(script, tmp_path, capsys):
+    """Whether its constructor knows render_mode or not; neither the id nor the display alone is blamed."""
+    for task in ("Plain", "NoRenderMode"):
+        error = one_line(script, tmp_path, capsys, env_id=f"tasks:{task}-v0", capture_video=True)
+        assert re.match("error: --capture-video: .*choose a task that renders rgb_array", error)
+
+
+def call(words: str, folder, **env):
+    """A run of seconds in another process, with the tasks on its path."""
+    flags = " ".join(
+        f"--{name.replace('_', '-')} {value}" for name, value in small().items() if name not in ("compile", "env_id")
+    )
+    command = [sys.executable, str(ROOT / "sac_flow_g.py"), *f"{flags} --no-compile --run-dir {folder} {words}".split()]
+    env = os.environ | {"PYTHONPATH": str(ROOT / "tests"), "OMP_NUM_THREADS": "1"} | env
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--env-id tasks:OldReset-v0", "--env-id"),  # with two warnings of Gymnasium's on the way
+        ("--env-id tasks:Huge-v0", "--env-id"),  # with one of NumPy's
+        ("--env-id tasks:Plain-v0 --capture-video", "renders rgb_array"),
+        ("--env-id HalfCheetah-v4 --capture-video", "MUJOCO_GL=egl"),  # with two of GLFW's, where there is no display
+        ("--env-id Pendulum-v1 --crossq False", "write --crossq or --no-crossq"),
+        ("--env-id Pendulum-v1 --no-compile True", "write --compile or --no-compile"),
+    ],
+)
+def test_no_library_adds_lines(words, says, tmp_path):
+    process = call(words, tmp_path, DISPLAY="", MUJOCO_GL="")
+    output, error = process.communicate(timeout=120)
+    if "HalfCheetah" in words and process.returncode == 0:
+        pytest.skip("this machine renders without being told how")
+    assert process.returncode == 2 and error.startswith("error: ") and error.count("\n") == 1 and says in error, error
+    assert not os.listdir(tmp_path)
+
+
+def numbers(run) -> dict:
+    return {tag: events for tag, events in scalars(run).items() if tag != "charts/SPS"}
+
+
+def test_a_reward_that_is_an_array_of_one_is_a_number(script, tmp_path):
+    runs = [
+        script.main(script.Args(**small(env_id=f"tasks:{task}-v0", run_dir=str(tmp_path))))
+        for task in ("Plain", "RewardArray")
+    ]
+    assert numbers(runs[0]) == numbers(runs[1])
+
+
+class Follower:
+    """A policy without noise or memory."""
+
+    def __init__(self):
+        self.seen = []
+
+    def draw_noise(self, n, generator):
+        return None
+
+    def act(self, obs, noise, deterministic=False):
+        self.seen.append(obs[0].tolist())
+        return -obs[:, :2].clamp(-1, 1)
+
+
+def test_a_reset_in_whole_numbers_is_evaluated_as_one_in_real_numbers(script):
+    """Later observations are not cut to whole numbers; the return by hand, in NumPy."""
+    returns = []
+    for task in ("IntReset", "FloatReset"):
+        policy, args = Follower(), script.Args(env_id=f"tasks:{task}-v0")
+        returns += script.evaluate(policy, [script.make_env(args) for _ in range(2)], 1, torch.device("cpu")).tolist()
+        assert np.allclose(policy.seen[1], [0.8, -0.8, 1.7])
+    x, expected = np.array([1.0, -1.0, 2.0]), 0.0
+    for _ in range(20):
+        x = 0.9 * x + 0.1 * np.resize(-x[:2].clip(-1, 1), 3)
+        expected -= np.square(x).sum()
+    assert np.allclose(returns, expected)
+
+
+def test_dictionaries_are_flattened_in_the_order_of_the_space(script, tmp_path, monkeypatch):
+    rows, plain = [], script.ReplayBuffer.add
+    monkeypatch.setattr(script.ReplayBuffer, "add", lambda self, **row: rows.append(row) or plain(self, **row))
+    script.main(script.Args(**small(env_id="tasks:Goal-v0", run_dir=str(tmp_path))))
+    made = gym.make("tasks:Goal-v0")
+    obs, _ = made.reset(seed=script.episode_seed(1, 0))
+    assert np.array_equal(rows[0]["obs"], gym.spaces.flatten(made.observation_space, obs).astype(np.float32))
+    for row in rows:
+        for name in ("obs", "next_obs"):
+            assert row[name].dtype == np.float32 and row[name].shape == (5,) and (row[name] == 7).sum() == 1
+
+
+def test_nothing_sent_exceeds_the_box(script, tmp_path):
+    """Bounds in float64 that no float32 number meets: the task itself refuses an action outside."""
+    script.main(script.Args(**small(env_id="tasks:OddBounds-v0", run_dir=str(tmp_path))))
+    rng = np.random.default_rng(0)
+    for dtype in (np.float64, np.float32):
+        low = rng.normal(size=2000) * 10.0 ** rng.integers(-4, 5, 2000)
+        box = gym.spaces.Box(
+            low.astype(dtype), (low + rng.exponential(size=2000) + abs(low)).astype(dtype), dtype=dtype
+        )
+        for action in (box.low, box.high, box.low - 1, box.high + 1, box.sample()):
+            sent = script.into_box(action, box)
+            assert sent.dtype == np.float32 and (sent >= box.low).all() and (sent <= box.high).all()
+            assert np.allclose(sent, action.clip(box.low, box.high), rtol=3e-7, atol=0)
+
+
+def test_what_is_not_finite_is_named_in_one_line(script, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        script.main(script.Args(**small(env_id="tasks:NotFinite-v0", run_dir=str(tmp_path))))
+    assert stop.value.code == "error: step 7: next_obs not finite; the last checkpoint stays"
+
+
+def test_names_are_folders_of_their_own(script, tmp_path, monkeypatch):
+    """An experiment's name with odd characters, a home folder, a task of a module and an id without a version."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    flags = {"env_id": "tasks:Plain", "exp_name": "a/b lr=3e-4#2", "run_dir": "~/runs", "total_timesteps": 40}
+    with pytest.warns(UserWarning, match="latest versioned environment `Plain-v0`"):
+        run = script.main(script.Args(**small(**flags)))
+    assert re.fullmatch(rf"{tmp_path}/runs/tasks-Plain-v0__a-b-lr=3e-4-2__1__\d{{13}}", run)
+    assert os.listdir(tmp_path) == ["runs"] and len(os.listdir(tmp_path / "runs")) == 1
+    assert script.load_checkpoint(run)["args"]["env_id"] == "tasks:Plain-v0"
+    assert scalars(script.main(script.read_args(["--resume", run, "--total-timesteps", "50"])))
+
+
+def test_a_task_without_an_end_gets_one(script, tmp_path, monkeypatch):
+    monkeypatch.setattr(script, "LONGEST_EPISODE", 30)
+    seen = scalars(script.main(script.Args(**small(env_id="tasks:Endless-v0", run_dir=str(tmp_path)))))
+    assert seen["charts/episodic_length"] == [(30, 30), (60, 30)] and len(seen["eval/episodic_return"]) == 2
+    assert script.make_env(script.Args(env_id="tasks:Plain-v0")).spec.max_episode_steps == 30
+
+
+def test_ctrl_c_ends_a_long_evaluation_which_the_resumed_run_repeats(tmp_path):
+    lasts = tmp_path / "lasts"
+    process = call("--env-id tasks:Endless-v0 --eval-episodes 4", tmp_path / "runs", LASTS=str(lasts))
+    while not lasts.exists():  # no training episode gets there
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and time.monotonic() - began < 10 and "go on with: " in output, output
+    (run,) = (tmp_path / "runs").iterdir()
+    assert "eval/episodic_return" not in scalars(run)
+    go_on = output.split("go on with: ")[1].split()
+    env = os.environ | {"PYTHONPATH": str(ROOT / "tests"), "OMP_NUM_THREADS": "1"}
+    assert subprocess.run(go_on, capture_output=True, env=env, timeout=300).returncode == 0
+    assert [step for step, _ in scalars(run)["eval/episodic_return"]] == [40, 80]

@@ -652,7 +652,7 @@ def finite(step: int, metrics: dict[str, torch.Tensor]) -> dict[str, float]:
 def totals(parts: dict) -> dict[str, torch.Tensor]:
     """Of each network the sum of all its numbers, which is finite only where they are."""
     networks = {name: part.state_dict().values() for name, part in parts.items() if isinstance(part, nn.Module)}
-    return {name: sum(tensor.double().sum() for tensor in tensors) for name, tensors in networks.items()}
+    return {name: sum(tensor.float().sum() for tensor in tensors) for name, tensors in networks.items()}
 
 
 def save_checkpoint(run: str, state: dict, buffer: ReplayBuffer, segments: list) -> list:

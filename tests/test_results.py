@@ -493,7 +493,7 @@ def test_width_in_the_decisions_log():
 
 
 def test_speed_in_the_pages(drawn):
-    """Every row of the log's tables is one that benchmark.py --table-only prints, and the README's are parts of them."""
+    """Every row of the log is one that benchmark.py --table-only prints, and the README has parts of some."""
     printed = drawn[1].splitlines()
     section = (ROOT / "results" / "DECISIONS.md").read_text().partition("\n## Speed\n")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (?:HalfCheetah|Humanoid)-v4 .*\|$", section, re.MULTILINE)

@@ -430,6 +430,15 @@ def main(args: Args) -> str:
             tqdm.write(f"step {step}/{args.total_timesteps}  {scores}")
         return returns is not None
 
+    def save(step: int):
+        nonlocal segments
+        finite(step, metrics | totals(parts))
+        writer.flush()
+        state = {name: part.state_dict() for name, part in parts.items()} | {"args": asdict(args)}
+        state |= {"generator": generator.get_state(), "box": box.np_random.bit_generator.state}
+        state["counters"] = step, episode, episode_start, last_return, metrics, evaluated
+        segments = save_checkpoint(path, state, buffer, segments)
+
     position = replay_episode(env, buffer, episode_start, episode_seed(args.seed, episode))
     if position is None:
         tqdm.write(f"{args.env_id} did not repeat its episode, so it is not deterministic: a new one begins")
@@ -438,8 +447,10 @@ def main(args: Args) -> str:
     obs, episode_return = position
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    evaluated = evaluated or log_evaluation(start)  # of the last step before the run was stopped
-    end = args.total_timesteps if evaluated else start  # stopped once more: its checkpoint stands
+    if not evaluated:  # at the step where the run was stopped
+        evaluated = log_evaluation(start)
+        save(start)
+    end = args.total_timesteps if evaluated else start  # stopped once more
     progress, step = progress_bar(start, args), start
     clock, clock_step = time.perf_counter(), start
     for step in range(start + 1, end + 1):
@@ -481,12 +492,7 @@ def main(args: Args) -> str:
         # Checkpoint: that of the last step says that all is done.
         stopping = bool(STOP)  # asked once: a signal behind this line ends the next step, with its checkpoint
         if stopping or last or (args.checkpoint_frequency and step % args.checkpoint_frequency == 0):
-            finite(step, metrics | totals(parts))
-            writer.flush()
-            state = {name: part.state_dict() for name, part in parts.items()} | {"args": asdict(args)}
-            state |= {"generator": generator.get_state(), "box": box.np_random.bit_generator.state}
-            state["counters"] = step, episode, episode_start, last_return, metrics, evaluated
-            segments = save_checkpoint(path, state, buffer, segments)
+            save(step)
         clock += time.perf_counter() - paused  # steps/s is of training alone
         if stopping:
             break

@@ -656,9 +656,12 @@ def finite(step: int, metrics: dict[str, torch.Tensor]) -> dict[str, float]:
 
 
 def totals(parts: dict) -> dict[str, torch.Tensor]:
-    """Of each network the sum of all its numbers, which is finite only where they are."""
-    networks = {name: part.state_dict().values() for name, part in parts.items() if isinstance(part, nn.Module)}
-    return {name: sum(tensor.float().sum() for tensor in tensors) for name, tensors in networks.items()}
+    """Of each network and optimizer the sum of all its numbers, which is finite only where they are."""
+    sums = {}
+    for name, part in parts.items():
+        tables = part.state.values() if isinstance(part, torch.optim.Optimizer) else [part.state_dict()]
+        sums[name] = sum((tensor.float().sum() for table in tables for tensor in table.values()), torch.zeros(()))
+    return sums
 
 
 def save_checkpoint(run: str, state: dict, buffer: ReplayBuffer, segments: list) -> list:

@@ -304,6 +304,7 @@ def main(args: Args) -> str:
         began = time.perf_counter()
         print("compiling, a minute or two at first, seconds from the cache", flush=True)
         batch = buffer.split(torch.zeros(args.batch_size, buffer.rows.shape[1], device=device))
+        batch = {name: column.contiguous() for name, column in batch.items()}  # as torch.cat leaves a true one
         noise = torch.zeros(actor.noise_factors, args.batch_size, box.shape[0], device=device)
         with autocast:
             loss, buffer_q, _ = critic_loss_fn(critic, target_critic, actor_view, batch, noise, args)

@@ -15,15 +15,14 @@ make one batch, so that a million steps are 30 updates. Its settings:
 
 # Symbols: s observation, x the Gaussian's sample (B, d), a the action in environment units: x clipped to the box, or
 # with --squash scale * tanh(x) + bias. V value, A advantage, both in units of the normalised reward. T rollout length.
-
 import copy
-import difflib
-import hashlib
+import errno
+import importlib.metadata
 import importlib.util
-import inspect
 import io
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -31,11 +30,10 @@ import sys
 import sysconfig
 import time
 import warnings
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields, replace
+import zipfile
+from dataclasses import asdict, dataclass
 
 import gymnasium as gym
-import mujoco
 import numpy as np
 import torch
 import tyro
@@ -44,30 +42,24 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 
-# sync: baseline-args
 @dataclass
 class Args:
-    env_id: str = "Humanoid-v4"  # Gymnasium task with flat Box observations and a bounded Box action space
-    seed: int = 1  # seed of the networks, the noise, the sampling and the environment
+    env_id: str = "Humanoid-v4"  # Gymnasium task; observations: Boxes; actions: a bounded Box
+    seed: int = 1  # seed of the networks, the noise, the minibatches and the environment
     total_timesteps: int = 1_000_000  # environment steps
     gamma: float = 0.99  # discount per environment step
     device: str = "auto"  # auto (cuda where there is one, else cpu), cpu, cuda or mps
-    compile: bool = True  # compile losses and acting with torch.compile; on a CPU this needs a C++ compiler
+    compile: bool = True  # torch.compile losses and acting, a minute or two at first; a CPU needs a C++ compiler for it
     bf16: bool = False  # bfloat16 autocast in the losses, network outputs included; weights and Adam stay in float32
     eval_frequency: int = 10_000  # environment steps between evaluations, with one at the end; 0 for none
     eval_episodes: int = 10  # episodes per evaluation
     log_frequency: int = 1000  # environment steps between writes of losses and policy statistics
     run_dir: str = "runs"  # folder that receives the run's own folder
-    checkpoint_frequency: int = 50_000  # environment steps between checkpoints, 0 for none but on SIGINT and SIGTERM
+    checkpoint_frequency: int = 5000  # environment steps between checkpoints; 0: only at the end and when interrupted
     resume: str | None = None  # run folder to go on in; flags come from its checkpoint, --total-timesteps may be raised
-    eval_only: bool = False  # with --resume: print the mean and deviation of --eval-episodes returns, and end
     exp_name: str = os.path.splitext(os.path.basename(__file__))[0]  # name of the experiment in the run's folder
-    save_model: bool = False  # write model.pt (networks with their running statistics, arguments) at the end
-    capture_video: bool = False  # record one episode of every evaluation; without a display set MUJOCO_GL=egl
-    track: bool = False  # send the run to Weights & Biases as well
-    wandb_project_name: str = "sac-flow"  # Weights & Biases project
-    wandb_entity: str | None = None  # Weights & Biases team
-    # sync: end
+    capture_video: bool = False  # film one episode of every evaluation; without a display set MUJOCO_GL=egl
+    track: bool = False  # send the run to Weights & Biases; its project and team: WANDB_PROJECT, WANDB_ENTITY
     # Variant.
     num_steps: int = 2048  # T, environment steps per rollout, which one update uses up
     num_minibatches: int = 32  # minibatches per pass over the rollout
@@ -85,135 +77,6 @@ class Args:
     squash: bool = False  # actions tanh(x) in the box's units instead of x clipped to the box
     bootstrap_time_limits: bool = False  # value of the last observation at a time limit; CleanRL takes it as terminal
     hidden_dim: int = 64  # width of the two hidden layers of policy and value function
-
-    @property
-    def buffer_size(self) -> int:
-        """Transitions stored: a rollout's."""
-        return self.num_steps
-
-
-# sync: require
-def require(condition: bool, message: str):
-    """Bad input ends with one line on standard error and exit code 2, before anything was written."""
-    if not condition:
-        print("error:", message.replace("\n", " "), file=sys.stderr)  # a Box prints itself in several lines
-        raise SystemExit(2)
-
-
-# sync: environment
-def make_env(args: Args, video_dir: str | None = None) -> gym.Env:
-    """One plain environment: the caller resets it, so that no stored step can cross an episode's end. With video_dir it
-    can render, and records every episode there unless that is ""."""
-    env = None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # the literature's tasks are v4
-            env = gym.make(args.env_id, **({"render_mode": "rgb_array"} if video_dir is not None else {}))
-        if video_dir is not None:
-            env.reset()
-            env.render()  # fails here, and not at the first evaluation, where there is no display
-    except Exception as error:  # no such id, a missing package, an outdated task: whatever its author raises
-        problem = str(error).partition("\n")[0]
-        sys.unraisablehook = lambda _: None  # a half-made renderer complains when it is deleted
-        require(env is None, f"--capture-video: {problem}; without a display set MUJOCO_GL=egl")
-        close = difflib.get_close_matches(args.env_id, set(gym.registry) - {args.env_id}, n=3, cutoff=0.5)
-        remedy = f"choose another; the closest ids are: {', '.join(close) or 'none'}"
-        require(False, f"--env-id {args.env_id}: {problem}; {remedy}")
-    box, space = env.action_space, env.observation_space
-    fits = isinstance(box, gym.spaces.Box) and len(box.shape) == 1
-    fits = fits and ((box.low < box.high) & (box.high - box.low < np.inf)).all()
-    require(fits, f"--env-id {args.env_id}: actions are {box}; choose a task with a bounded one-dimensional Box")
-    flat = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
-    require(flat, f"--env-id {args.env_id}: observations are {space}, not a flat Box; wrap it in FlattenObservation")
-    env = gym.wrappers.TransformObservation(env, np.array, space)  # copies: some tasks change one array in place
-    return gym.wrappers.RecordVideo(env, video_dir, episode_trigger=lambda _: True) if video_dir else env
-
-
-# sync: end
-LIMITS = dict.fromkeys(("eval_frequency", "checkpoint_frequency", "policy_lr", "ent_coef"), (0, math.inf))
-LIMITS |= dict.fromkeys(("vf_coef", "max_grad_norm", "clip_coef"), (0, math.inf))
-LIMITS |= dict.fromkeys(("gamma", "gae_lambda"), (0, 1)) | {"seed": (0, 2**62)}
-
-
-def conflicts(args: Args) -> tuple:
-    """(flag, whether it goes with the others, remedy) of the flags that limit each other."""
-    size = args.num_steps // args.num_minibatches
-    whole = size >= 2 and size * args.num_minibatches == args.num_steps
-    return (
-        ("num_steps", args.num_steps <= args.total_timesteps, "no update would be made; raise --total-timesteps"),
-        ("num_minibatches", whole, f"choose a divisor of --num-steps {args.num_steps}, at most its half"),
-    )
-
-
-# sync: baseline-check
-def has_bf16() -> bool:
-    """Whether this processor has instructions for bfloat16: without them a step takes several times as long."""
-    return any(there for name, there in torch.cpu.get_capabilities().items() if "bf16" in name)
-
-
-def check(args: Args) -> torch.device:
-    """Refuse flags that cannot work, naming flag and remedy; returns the device."""
-    for field in fields(args):
-        low, high = LIMITS.get(field.name, (1 if field.type is int else -math.inf, math.inf))
-        value, flag = getattr(args, field.name), "--" + field.name.replace("_", "-")
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        fine = not number or (low <= value <= high and abs(value) < math.inf)
-        require(fine, f"{flag} {value}: choose a number from {low} to {high}")
-    devices = ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
-    device = ("cuda" if "cuda" in devices else "cpu") if args.device == "auto" else args.device
-    for flag, fine, remedy in (
-        *conflicts(args),
-        ("device", device in devices, f"not available here; choose auto, {', '.join(devices)}"),
-        ("eval_only", not args.eval_only or args.resume, "name the run's folder with --resume"),
-        ("track", not args.track or args.eval_only or importlib.util.find_spec("wandb"), "pip install wandb first"),
-        ("capture_video", not args.capture_video or importlib.util.find_spec("moviepy"), "pip install moviepy first"),
-    ):
-        require(fine, f"--{flag.replace('_', '-')} {getattr(args, flag)}: {remedy}")
-    if args.bf16 and device == "cpu" and not has_bf16():
-        print("--bf16: this processor has no bfloat16 instructions and will be slower with it, not faster", flush=True)
-    return torch.device(device)
-
-
-# sync: end
-class RunningMoments(nn.Module):
-    """Mean and variance (n,) of all the vectors it was shown, one at a time, from 1e-4 imagined ones of N(0, I)."""
-
-    def __init__(self, n: int):
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(n))
-        self.register_buffer("var", torch.ones(n))
-        self.register_buffer("count", torch.tensor(1e-4))
-
-    def update(self, x: torch.Tensor):
-        """Count x (n,), in place: frozen views share the buffers."""
-        delta, total = x - self.mean, self.count + 1
-        self.mean += delta / total
-        self.var.copy_((self.var * self.count + delta.square() * self.count / total) / total)
-        self.count += 1
-
-
-class RewardScaler(nn.Module):
-    """Rewards over the deviation of their running discounted sum, clipped to +-10: values of order 1 on any task."""
-
-    def __init__(self, gamma: float):
-        super().__init__()
-        self.gamma, self.moments = gamma, RunningMoments(1)
-        self.register_buffer("discounted", torch.zeros(1))
-
-    def forward(self, reward: float, terminated: bool) -> float:
-        # As in Gymnasium's wrapper, the terminal reward starts the new sum, and a time limit does not end the old one.
-        self.discounted.mul_(self.gamma * (1 - terminated)).add_(reward)
-        self.moments.update(self.discounted)
-        return (reward / (self.moments.var + 1e-8).sqrt()).clamp(-10, 10).item()
-
-
-def mlp(n: int, hidden: int, out: int, gain: float) -> nn.Sequential:
-    """Two tanh layers, orthogonal weights and zero biases; the last layer's weights have the given gain."""
-    layers = nn.Linear(n, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, out)
-    for layer, scale in zip(layers, (math.sqrt(2), math.sqrt(2), gain), strict=True):
-        nn.init.orthogonal_(layer.weight, scale)
-        nn.init.zeros_(layer.bias)
-    return nn.Sequential(layers[0], nn.Tanh(), layers[1], nn.Tanh(), layers[2])
 
 
 class Actor(nn.Module):
@@ -259,39 +122,47 @@ class Actor(nn.Module):
         return self.to_env(self.sample(self.normalize(obs), noise * (not deterministic)))
 
 
-class ReplayBuffer:
-    """Ring of the last T transitions, one row each: normalised observations, x, and what the advantages need."""
+def mlp(n: int, hidden: int, out: int, gain: float) -> nn.Sequential:
+    """Two tanh layers, orthogonal weights and zero biases; the last layer's weights have the given gain."""
+    layers = nn.Linear(n, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, out)
+    for layer, scale in zip(layers, (math.sqrt(2), math.sqrt(2), gain), strict=True):
+        nn.init.orthogonal_(layer.weight, scale)
+        nn.init.zeros_(layer.bias)
+    return nn.Sequential(layers[0], nn.Tanh(), layers[1], nn.Tanh(), layers[2])
 
-    def __init__(self, capacity: int, obs_dim: int, action_dim: int, device: torch.device):
-        self.widths = {"obs": obs_dim, "x": action_dim, "reward": 1, "next_obs": obs_dim, "terminated": 1, "ended": 1}
-        self.rows, self.count = torch.empty(capacity, sum(self.widths.values()), device=device), 0
 
-    def add(self, **transition) -> bool:
-        """Store one transition, given by name as NumPy arrays and numbers; False if it is not finite in float32."""
-        row = np.concatenate([np.atleast_1d(transition[name]) for name in self.widths], dtype=np.float32)
-        self.rows[self.count % len(self.rows)] = torch.from_numpy(row)
+class RunningMoments(nn.Module):
+    """Mean and variance (n,) of all the vectors it was shown, one at a time, from 1e-4 imagined ones of N(0, I)."""
+
+    def __init__(self, n: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(n))
+        self.register_buffer("var", torch.ones(n))
+        self.register_buffer("count", torch.tensor(1e-4))
+
+    def update(self, x: torch.Tensor):
+        """Count x (n,), in place: frozen views share the buffers."""
+        delta, total = x - self.mean, self.count + 1
+        self.mean += delta / total
+        self.var.copy_((self.var * self.count + delta.square() * self.count / total) / total)
         self.count += 1
-        return np.isfinite(row).all()
-
-    def read(self, start: int) -> np.ndarray:
-        """Rows of the transitions number start, .., count - 1, of which the ring must hold all."""
-        size, first = len(self.rows), start % len(self.rows)  # by slices: indexing would copy on a full device
-        parts = self.rows[first : first + self.count - start], self.rows[: max(first + self.count - start - size, 0)]
-        return torch.cat([part.cpu() for part in parts]).numpy()
-
-    def write(self, end: int, rows: np.ndarray):
-        """Put back what `read` returned when `count` was end."""
-        index = torch.arange(end - len(rows), end) % len(self.rows)
-        self.rows[index] = torch.from_numpy(rows).to(self.rows.device)
-        self.count = end
-
-    def columns(self) -> dict[str, torch.Tensor]:
-        """name -> (T, n), for numbers (T,), of a full rollout in the order of time."""
-        parts = dict(zip(self.widths, self.rows.split(list(self.widths.values()), dim=1), strict=True))
-        return parts | {name: parts[name].squeeze(1) for name in ("reward", "terminated", "ended")}
 
 
-# sync: frozen-view
+class RewardScaler(nn.Module):
+    """Rewards over the deviation of their running discounted sum, clipped to +-10: values of order 1 on any task."""
+
+    def __init__(self, gamma: float):
+        super().__init__()
+        self.gamma, self.moments = gamma, RunningMoments(1)
+        self.register_buffer("discounted", torch.zeros(1))
+
+    def forward(self, reward: float, terminated: bool) -> float:
+        # As in Gymnasium's wrapper, the terminal reward starts the new sum, and a time limit does not end the old one.
+        self.discounted.mul_(self.gamma * (1 - terminated)).add_(reward)
+        self.moments.update(self.discounted)
+        return (reward / (self.moments.var + 1e-8).sqrt()).clamp(-10, 10).item()
+
+
 def frozen_view(module: nn.Module) -> nn.Module:
     """`module` in evaluation mode and without gradients, on the same storage: it follows every in-place update.
 
@@ -304,7 +175,6 @@ def frozen_view(module: nn.Module) -> nn.Module:
     return view
 
 
-# sync: end
 def gae(reward, value, next_value, cut, ended, gamma: float, lam: float) -> np.ndarray:
     """Generalised advantage estimates (T,) (Schulman et al., 2016, (16)) of arrays (T,).
 
@@ -321,13 +191,13 @@ def gae(reward, value, next_value, cut, ended, gamma: float, lam: float) -> np.n
 def ppo_loss(actor, critic, batch: dict[str, torch.Tensor], args: Args) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Clipped surrogate loss (7) with value loss and entropy bonus (9), and tag -> value to log."""
     # Policy.
-    log_ratio = actor.log_prob(batch["obs"], batch["x"]) - batch["log_prob"]
+    log_ratio = actor.log_prob(batch["normal_obs"], batch["x"]) - batch["log_prob"]
     ratio, advantage = log_ratio.exp(), batch["advantage"]
     advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
     clipped = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
     policy_loss = -torch.minimum(advantage * ratio, advantage * clipped).mean()
     # Value.
-    value, old = critic(batch["obs"]).squeeze(1), batch["value"]
+    value, old = critic(batch["normal_obs"]).squeeze(1), batch["value"]
     target = old + batch["advantage"]
     error = (value - target).square()
     if args.clip_value:
@@ -342,248 +212,14 @@ def ppo_loss(actor, critic, batch: dict[str, torch.Tensor], args: Args) -> tuple
     return loss, {tag: metric.detach() for tag, metric in metrics.items()}
 
 
-# sync: blas-products
-@contextmanager
-def blas_products():
-    """Products by BLAS, which on a CPU is two to three times faster than oneDNN for a batch as small as acting's."""
-    usual = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    yield
-    torch.set_float32_matmul_precision(usual)
-
-
-# sync: compiler
-def has_compiler(device: torch.device) -> bool:
-    """Whether torch.compile finds Python.h and its compiler: of C++ on a CPU, of C, for Triton's launchers, on CUDA."""
-    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
-    names = (os.environ.get("CXX", usual),) if device.type == "cpu" else (os.environ.get("CC", "gcc"), "clang")
-    return os.path.exists(sysconfig.get_path("include") + "/Python.h") and any(map(shutil.which, names))
-
-
-# sync: hold-signals
-@contextmanager
-def hold_signals():
-    """Signals to stop wait until the end: torch.compile runs a C++ compiler in there, which may get them as well."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-# sync: evaluate
-@blas_products()
-def evaluate(actor, envs: list[gym.Env], seed: int, device: torch.device) -> np.ndarray:
-    """Undiscounted returns (n,) of one deterministic episode per environment. Same seed: same start states and A_0."""
-    generator, box = torch.Generator(device).manual_seed(seed), envs[0].action_space
-    returns, running = np.zeros(len(envs)), np.ones(len(envs), dtype=bool)
-    obs = np.stack([env.reset(seed=seed + i)[0] for i, env in enumerate(envs)])
-    while running.any():
-        obs_tensor = torch.as_tensor(obs, dtype=torch.float32, device=device)
-        actions = actor.act(obs_tensor, actor.draw_noise(len(envs), generator), deterministic=True)
-        actions = actions.cpu().numpy().clip(box.low, box.high)
-        for i in np.flatnonzero(running):
-            obs[i], reward, terminated, truncated, _ = envs[i].step(actions[i])
-            returns[i] += reward
-            running[i] = not (terminated or truncated)
-    return returns
-
-
-# sync: checkpoint
-def capture_env(env: gym.Env) -> dict:
-    """What an environment needs to go on in the middle of an episode. MuJoCo's: the integration state, and the derived
-    arrays too, because rewards read positions that lag behind it by a substep."""
-    core, limited = env.unwrapped, env.has_wrapper_attr("_elapsed_steps")
-    state = {"rng": core.np_random.bit_generator.state, "elapsed": limited and env.get_wrapper_attr("_elapsed_steps")}
-    if isinstance(getattr(core, "data", None), mujoco.MjData):
-        physics = np.empty(mujoco.mj_stateSize(core.model, mujoco.mjtState.mjSTATE_INTEGRATION))
-        mujoco.mj_getState(core.model, core.data, physics, mujoco.mjtState.mjSTATE_INTEGRATION)
-        derived = inspect.getmembers(core.data, lambda x: isinstance(x, np.ndarray) and x.dtype != object)
-        state["physics"] = torch.from_numpy(physics)
-        state["derived"] = {name: torch.from_numpy(array.copy()) for name, array in derived}
-    return state
-
-
-def restore_env(env: gym.Env, state: dict) -> bool:
-    """Inverse of `capture_env`, for an environment just reset; False where the episode has to start again."""
-    core = env.unwrapped
-    core.np_random.bit_generator.state = state["rng"]
-    if "physics" in state:
-        mujoco.mj_setState(core.model, core.data, state["physics"].numpy(), mujoco.mjtState.mjSTATE_INTEGRATION)
-        for name, array in state["derived"].items():
-            own = getattr(core.data, name)
-            if own.shape == tuple(array.shape):  # those of constraints vary in size, and the next step makes them anew
-                own[...] = array.numpy()
-        if env.has_wrapper_attr("_elapsed_steps"):
-            env.set_wrapper_attr("_elapsed_steps", state["elapsed"])
-    return "physics" in state
-
-
-# sync: files
-STOP = []  # the signal that asked the run to end, once one has
-
-
-def stop(number: int, _):
-    """Signal handler: the run ends with a checkpoint at its next step, and at once on the second signal of a kind."""
-    STOP.append(number)
-    signal.signal(number, signal.SIG_DFL)
-    with suppress(OSError):  # not print, which the signal may have interrupted
-        os.write(1, b"stopping at the next step; the same signal again ends the run without a checkpoint\n")
-
-
-def write_file(path: str, data: bytes | np.ndarray) -> bytes:
-    """Write data and its SHA-256 beside the old file, then swap: a reader sees one of them, whole."""
-    digest = hashlib.sha256(data).digest()
-    with open(path + ".tmp", "wb") as file:
-        file.writelines((data, digest))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(path + ".tmp", path)
-    return digest
-
-
-def read_file(run: str, name: str, digest: bytes | None = None) -> np.ndarray:
-    """The bytes that `write_file` was given; ends the program where they are missing, damaged or not the expected."""
-    try:
-        data = np.fromfile(os.path.join(run, name), dtype=np.uint8)
-    except OSError as error:
-        require(False, f"--resume {run}: {name}: {error.strerror}; name a run folder that holds a checkpoint")
-    whole = hashlib.sha256(data[:-32]).digest() == data[-32:].tobytes() == (digest or data[-32:].tobytes())
-    require(whole, f"--resume {run}: {name} is damaged, its checksum differs; restore the file or start a new run")
-    return data[:-32]
-
-
-def say(text: str):
-    """Print above the progress bar; a full disk under a redirected output must not end the run."""
-    with suppress(OSError):
-        tqdm.write(text)
-        sys.stdout.flush()
-
-
-# sync: save-checkpoint
-def save_checkpoint(run: str, state: dict, buffer: ReplayBuffer, segments: list) -> list:
-    """Write checkpoint.pt, and the transitions since the last one as a segment of the replay buffer. Returns the
-    segments in use, (file, end, SHA-256) each, whose last end is the checkpoint's step: on a full disk the old ones."""
-    began, oldest = time.perf_counter(), max(0, buffer.count - len(buffer.rows))
-    start = max(oldest, segments[-1][1] if segments else 0)
-    name, rows, blob = f"replay-{start}-{buffer.count}.bin", buffer.read(start), io.BytesIO()
-    try:
-        new = [(name, buffer.count, write_file(os.path.join(run, name), rows))] if len(rows) else []
-        new = [old for old in segments if old[1] > oldest] + new
-        torch.save(state | {"segments": new, "script": os.path.basename(__file__)}, blob)
-        write_file(os.path.join(run, "checkpoint.pt"), blob.getvalue())
-        size, seconds, segments = (rows.nbytes + blob.tell()) / 2**20, time.perf_counter() - began, new
-        say(f"step {state['step']}  checkpoint: {size:.1f} MiB in {seconds:.2f} s")
-    except OSError as error:
-        say(f"step {state['step']}  no checkpoint: {error.strerror}; the last one stays, going on")
-    for file in set(os.listdir(run)) - {segment[0] for segment in segments}:
-        if file.startswith("replay-") or file.endswith(".tmp"):  # outdated, or of a checkpoint that failed
-            os.unlink(os.path.join(run, file))
-    return segments
-
-
-def load_checkpoint(run: str) -> dict:
-    """The state that `save_checkpoint` was given; nothing in the file can execute."""
-    data, own = read_file(run, "checkpoint.pt"), os.path.basename(__file__)
-    try:
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        writer = state["script"]
-        require(writer == own, f"--resume {run}: written by {writer}, not by {own}; resume it with {writer}")
-        state["args"] = Args(**state["args"])
-    except Exception as error:  # whatever a foreign file makes the reader raise
-        reason = str(error).splitlines()[0]
-        require(False, f"--resume {run}: checkpoint.pt is foreign or of another version ({reason}); start a new run")
-    return state
-
-
-def read_args(argv: list[str] | None = None) -> Args:
-    """The command line's flags; with --resume they complete the checkpoint's, and must not contradict them."""
-    args = tyro.cli(Args, args=argv)
-    if hasattr(args, "size"):
-        require(args.size in Args.SIZES, f"--size {args.size}: choose {' or '.join(Args.SIZES)}")
-        args = tyro.cli(Args, args=argv, default=replace(Args(), **Args.SIZES[args.size]))
-    if args.resume is not None:
-        old = replace(load_checkpoint(args.resume)["args"], resume=args.resume, eval_only=args.eval_only)
-        args = tyro.cli(Args, args=argv, default=old)
-        free = ("eval_episodes", "capture_video", "device", "compile") if args.eval_only else ("checkpoint_frequency",)
-        free += ("dataset_path",)  # offline to online, where a checksum knows the data
-        for name, value in asdict(old).items():
-            new, flag = getattr(args, name), "--" + name.replace("_", "-")
-            fine = new == value or name in free or (name == "total_timesteps" and new > value)
-            require(fine, f"{flag} {new}: the checkpoint has {value}; leave the flag out or start a new run")
-    return args
-
-
-# sync: start-run
-class EventFile(io.FileIO):
-    """TensorBoard's own file ends the run when the disk is full; here, what finds no space waits in memory."""
-
-    waiting = b""
-
-    def write(self, data: bytes = b""):
-        self.waiting += data
-        with suppress(OSError):
-            while self.waiting:
-                self.waiting = self.waiting[super().write(self.waiting) :]
-
-    flush = write
-
-
-def start_run(args: Args, device: torch.device, step: int) -> tuple[str, SummaryWriter]:
-    """Make the run's folder and record what is needed to repeat the run; with --resume go on in it after `step`."""
-    name, now, path = f"{args.env_id.replace('/', '-')}__{args.exp_name}__{args.seed}", int(time.time()), args.resume
-    while path is None:
-        folder = os.path.join(args.run_dir, f"{name}__{now}")
-        try:
-            os.makedirs(folder)
-            path = folder
-        except FileExistsError:
-            now += 1  # of a run that began in the same second
-        except OSError as error:
-            require(False, f"--run-dir {args.run_dir}: {error.strerror or error}; choose a folder that can be written")
-    if args.track:
-        import wandb
-
-        run = os.path.basename(os.path.normpath(path))  # --resume may end in a slash
-        names = {"project": args.wandb_project_name, "entity": args.wandb_entity, "id": run, "name": run}
-        try:
-            wandb.init(config=asdict(args), sync_tensorboard=True, resume="allow", **names)
-        except Exception as error:
-            if not args.resume:
-                os.rmdir(path)
-            require(False, f"--track: {error}; run `wandb login` first, or set WANDB_MODE=offline")
-    here = os.path.dirname(os.path.abspath(__file__))
-    command = ["git", "-C", here, "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
-    git = "" if shutil.which("git") is None else subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    versions = {module.__name__: module.__version__ for module in (torch, gym, mujoco, np)}
-    versions |= {"python": sys.version.split()[0], "git": git or "unknown", "device": str(device)}
-    writer = SummaryWriter(path, purge_step=step + 1 if step else None)  # readers drop what came after the checkpoint
-    writer.flush()  # makes the file, which EventFile then takes over; private attributes of the pinned tensorboard
-    events = writer.file_writer.event_writer
-    events._async_writer._writer._writer = EventFile(events._file_name, "ab")
-    for title, table in (("hyperparameters", asdict(args)), ("versions", versions)):
-        rows = "\n".join(f"|{key}|{value}|" for key, value in table.items())
-        writer.add_text(title, "|name|value|\n|-|-|\n" + rows, step)
-    print(f"run: {path}", flush=True)
-    return path, writer
-
-
-# sync: main/open
 def main(args: Args) -> str:
-    """Train, or go on with a run, or only evaluate it; returns the run's folder."""
+    """Train, or go on with a run; returns the run's folder."""
     device = check(args)
-    checkpoint = load_checkpoint(args.resume) if args.resume else {"step": 0, "segments": []}
-    was = checkpoint.get("device", device.type)
-    same = was == device.type or args.eval_only
-    require(same, f"--device {device.type}: the checkpoint is of a run on {was}; resume it there")
-    require(checkpoint["step"] < args.total_timesteps or args.eval_only, "--resume: finished; raise --total-timesteps")
-    env = make_env(args, "" if args.capture_video else None)
+    checkpoint = load_checkpoint(args.resume) if args.resume else None
+    env = make_env(args)
+    eval_envs = [make_env(args, args.capture_video and i == 0) for i in range(args.eval_episodes)]
     obs_dim, box = env.observation_space.shape[0], env.action_space
-    if not args.eval_only:
-        buffer = ReplayBuffer(args.buffer_size, obs_dim, box.shape[0], device)
+    buffer = Rollout(max(args.num_steps, LONGEST_EPISODE), obs_dim, box.shape[0], device)
 
     # Networks and optimizers.
     # "medium" sends float32 products to oneDNN on a CPU: twice as fast with AVX-512, no faster with AVX2, and bfloat16
@@ -592,39 +228,33 @@ def main(args: Args) -> str:
     torch.manual_seed(args.seed)
     generator = torch.Generator(device).manual_seed(args.seed)
     actor = Actor(obs_dim, box, args).to(device)
-    # sync: end
     critic = mlp(obs_dim, args.hidden_dim, 1, 1.0).to(device)
     actor_view, scaler = frozen_view(actor), RewardScaler(args.gamma)
     parameters = [*actor.parameters(), *critic.parameters()]
     optimizer = torch.optim.Adam(parameters, lr=args.policy_lr, eps=1e-5, fused=True)
-    parts = {"actor": actor, "critic": critic, "reward_scaler": scaler, "optimizer": optimizer}
-    functions = ppo_loss, actor_view.sample
-    # sync: main/compile
-    if args.compile and has_compiler(device):
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.bf16)
+    functions, compiled = (ppo_loss, actor_view.sample), args.compile and has_compiler(device)
+    if compiled:
         # Checking at every call that no module has changed costs some per cent at small size. None does here; a fork
         # that switches train() and eval(), or compiles one method of two modules, must drop this or run stale code.
         options = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
-        functions = (torch.compile(function, dynamic=False, options=options) for function in functions)
-    elif args.compile:
-        print("no compiler or no Python.h found: running without torch.compile, slower")
-    # sync: end
+        functions = [torch.compile(function, dynamic=False, options=options) for function in functions]
     loss_fn, sample_fn = functions
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.bf16)
 
-    @hold_signals()
     def update(fraction: float) -> dict[str, torch.Tensor]:
         """Use up the rollout, at this fraction of --total-timesteps; returns tag -> value to log, on the device."""
-        rollout = buffer.columns()
+        rollout = buffer.split(buffer.last(args.num_steps))
         for group in optimizer.param_groups:
             group["lr"] = args.policy_lr * (1 - fraction if args.anneal_lr else 1)
         with torch.no_grad(), autocast:  # the parameters are still those that acted
-            rollout["log_prob"] = actor.log_prob(rollout["obs"], rollout["x"]).float()
-            rollout["value"], next_value = (critic(rollout[name]).squeeze(1).float() for name in ("obs", "next_obs"))
+            rollout["log_prob"] = actor.log_prob(rollout["normal_obs"], rollout["x"]).float()
+            rollout["value"] = critic(rollout["normal_obs"]).squeeze(1).float()
+            next_value = critic(rollout["normal_next"]).squeeze(1).float()
         rollout["cut"] = rollout["terminated" if args.bootstrap_time_limits else "ended"]
         series = (rollout["reward"], rollout["value"], next_value, rollout["cut"], rollout["ended"])
         advantage = gae(*(x.cpu().numpy() for x in series), args.gamma, args.gae_lambda)
         rollout["advantage"] = torch.from_numpy(advantage).to(device)
-        names, seen = ("obs", "x", "log_prob", "value", "advantage"), []
+        names, seen = ("normal_obs", "x", "log_prob", "value", "advantage"), []
         for _ in range(args.update_epochs):
             order = torch.randperm(args.num_steps, generator=generator, device=device)
             for index in order.chunk(args.num_minibatches):
@@ -641,166 +271,386 @@ def main(args: Args) -> str:
         metrics |= {"policy/std": actor.log_std.detach().exp().mean()}
         return metrics | {"charts/learning_rate": torch.tensor(optimizer.param_groups[0]["lr"])}
 
-    # sync: main/restore
-    try:
-        for name in parts if args.resume else ():
-            parts[name].load_state_dict(checkpoint[name])
-    except Exception as error:
-        reason = str(error).splitlines()[0]
-        require(False, f"--resume {args.resume}: of another version of the script or of {args.env_id} ({reason})")
-    segments = checkpoint["segments"]
-    for name, end, digest in () if args.eval_only else segments:
-        rows = read_file(args.resume, name, digest).view(np.float32)
-        buffer.write(end, rows.reshape(-1, buffer.rows.shape[1]))
+    if args.compile and not compiled:
+        print("no compiler or no Python.h found: running without torch.compile, slower")
+    if compiled:
+        # Compile on zeros, before the loop: the loss is pure and leaves no trace, and Ctrl-C has nothing to lose.
+        began = time.perf_counter()
+        print("compiling, a minute or two at first, seconds from the cache", flush=True)
+        shapes = {"normal_obs": (obs_dim,), "x": box.shape, "log_prob": (), "value": (), "advantage": ()}
+        size = args.num_steps // args.num_minibatches
+        with autocast:
+            batch = {name: torch.zeros(size, *shape, device=device) for name, shape in shapes.items()}
+            loss_fn(actor, critic, batch, args)[0].backward()
+        sample_fn(torch.zeros(1, obs_dim, device=device), torch.zeros(1, *box.shape, device=device))
+        print(f"compiled in {time.perf_counter() - began:.0f} s", flush=True)
 
-    # The run's folder: bad input has ended the program by now.
-    path, writer = (args.resume, None) if args.eval_only else start_run(args, device, checkpoint["step"])
-    video_dirs = [None] * args.eval_episodes * (args.eval_frequency > 0 or args.eval_only)
-    if args.capture_video and video_dirs:
-        video_dirs[0] = os.path.join(path, "videos", str(int(time.time())))  # a resumed run keeps its earlier ones
-    eval_envs = [make_env(args, video_dir) for video_dir in video_dirs]
-    if args.eval_only:
-        returns = evaluate(actor_view, eval_envs, 10_000 + args.seed, device)
-        print(f"step {checkpoint['step']}  eval return {returns.mean():.1f} +- {returns.std():.1f}")
-        for finished in (env, *eval_envs):  # this writes the video
-            finished.close()
-        return path
-    obs, _ = env.reset(seed=args.seed)
-    box.seed(args.seed)
-    episode_return, episode_length, last_return, metrics = 0.0, 0, math.nan, {}
-    if args.resume:
+    # A checkpoint is these parts, the generator, the counters, and the steps of the rollout and of the episode so far.
+    parts = {"actor": actor, "critic": critic, "reward_scaler": scaler, "optimizer": optimizer}
+    start, episode, episode_start, last_return, metrics, evaluated = 0, 0, 0, math.nan, {}, True
+    if checkpoint:
+        start, episode, episode_start, last_return, metrics, evaluated = checkpoint["counters"]
+        restore(args.resume, checkpoint, parts, buffer)
         generator.set_state(checkpoint["generator"])
-        box.np_random.bit_generator.state = checkpoint["box"]
-        episode_return, episode_length, last_return, metrics = checkpoint["counters"]
-        if restore_env(env, checkpoint["env"]):
-            obs = checkpoint["obs"].numpy()
-        else:
-            say(f"the state of {args.env_id} cannot be restored: its episode starts again")
-            obs, episode_return, episode_length = env.reset()[0], 0.0, 0
+    path, writer = start_run(args, device, start)
 
-    # sync: end
-    if args.resume and episode_length == 0:  # it may be one that could not be restored: link no advantages across
-        buffer.rows[(buffer.count - 1) % len(buffer.rows), -1] = 1  # ended
-
-    def require_finite(**named):
-        """End the run before what is not finite reaches the rollout or a checkpoint."""
-        named = metrics | named
-        bad = [k for k, value in named.items() if not torch.as_tensor(value, dtype=torch.float32).isfinite().all()]
-        if bad:
-            fail(f"{', '.join(bad)}: not finite")
-
-    # sync: main/guard
-    def fail(problem: str):
-        writer.close()
-        last = f"the last checkpoint, of step {segments[-1][1]}, is in {path}" if segments else "no checkpoint yet"
-        print(f"error: step {step}: {problem}; {last}", file=sys.stderr)
-        raise SystemExit(1)
-
-    @contextmanager
-    def guard(what: str):
-        try:
-            yield
-        except Exception as error:  # whatever an environment's author raises
-            fail(f"{what} raised {error!r}")
-
-    # sync: end
-    burn_in = buffer.count + args.num_steps  # steps/s of a window that begins later has no compilation in it
-    # sync: main/loop
-    window_start, window_step, steps_per_second = time.perf_counter(), buffer.count, math.nan
-    progress = tqdm(total=args.total_timesteps, initial=buffer.count, unit="step", disable=not sys.stderr.isatty())
-    for step in range(buffer.count + 1, args.total_timesteps + 1):
-        # sync: end
-        # Act.
-        obs_tensor = torch.as_tensor(obs, dtype=torch.float32, device=device)
-        if actor.moments is not None:
-            actor.moments.update(obs_tensor)
-        normal_obs, noise = actor.normalize(obs_tensor[None]), actor.draw_noise(1, generator)
-        with blas_products(), hold_signals():
-            x = sample_fn(normal_obs, noise)
-        action = actor.to_env(x)[0].cpu().numpy().clip(box.low, box.high)
-        # sync: main/step
-        if not np.isfinite(action).all():
-            require_finite(obs=obs, action=action)
-        with guard("the environment"):
-            next_obs, reward, terminated, truncated, _ = env.step(action)
-        # sync: end
-        normal_next = actor.normalize(torch.as_tensor(next_obs, dtype=torch.float32, device=device))
-        transition = {"obs": normal_obs[0].cpu(), "x": x[0].cpu(), "next_obs": normal_next.cpu()}
-        transition |= {"reward": reward, "terminated": terminated, "ended": terminated or truncated}
-        if args.normalize_reward:
-            transition["reward"] = scaler(float(reward), terminated)
-        # sync: main/store
-        if not buffer.add(**transition):
-            require_finite(**transition)
-        obs, episode_return, episode_length = next_obs, episode_return + float(reward), episode_length + 1
-        if terminated or truncated:
-            writer.add_scalar("charts/episodic_return", episode_return, step)
-            writer.add_scalar("charts/episodic_length", episode_length, step)
-            with guard("the environment"):
-                obs, _ = env.reset()
-            last_return, episode_return, episode_length = episode_return, 0.0, 0
-        # sync: end
-        # Learn.
-        if buffer.count % args.num_steps == 0:
-            metrics |= update((step - args.num_steps) / args.total_timesteps)
-        # sync: main/log
-
-        # Log and evaluate: the only place that reads from the device, besides acting.
-        progress.update()
-        last = step == args.total_timesteps
-        if step % args.log_frequency == 0 or last:
-            now, warm = time.perf_counter(), window_step > burn_in
-            steps_per_second = (step - window_step) / (now - window_start)
-            window_start, window_step = now, step
-            # sync: end
-            require_finite()
-            # sync: main/finish
-            for tag, value in metrics.items():
-                writer.add_scalar(tag, value.item(), step)
-            if warm or last:
-                writer.add_scalar("charts/SPS", steps_per_second, step)
-            progress.set_postfix(episodic_return=f"{last_return:.1f}", refresh=False)
-        if eval_envs and (step % args.eval_frequency == 0 or last):
-            start = time.perf_counter()
-            with guard("the evaluation"):
-                returns = evaluate(actor_view, eval_envs, 10_000 + args.seed, device)
+    def log_evaluation(step: int) -> bool:
+        """Evaluate and write the scores; False if a signal came in between: a resumed run then does it again."""
+        film = f"{path}/videos/step-{step}.mp4" if args.capture_video else None
+        returns = evaluate(actor_view, eval_envs, 10_000 + args.seed, device, film)
+        if returns is not None:
             writer.add_scalar("eval/episodic_return", returns.mean(), step)
             writer.add_scalar("eval/episodic_return_std", returns.std(), step)
             scores = f"eval return {returns.mean():.1f} +- {returns.std():.1f}  train return {last_return:.1f}"
-            rate = "" if math.isnan(steps_per_second) else f"{steps_per_second:.0f} steps/s"
-            say(f"step {step}/{args.total_timesteps}  {scores}  {rate}")
-            window_start += time.perf_counter() - start  # steps/s is of training alone
+            tqdm.write(f"step {step}/{args.total_timesteps}  {scores}")
+        return returns is not None
 
-        # The model, then a checkpoint: that of the last step says that all is done.
-        if args.save_model and last:
-            # sync: end
-            state = {"actor": actor.state_dict(), "critic": critic.state_dict()}
-            # sync: main/save
-            with guard("writing model.pt"):
-                torch.save(state | {"args": asdict(args)}, os.path.join(path, "model.pt"))
-        due = args.checkpoint_frequency and (step % args.checkpoint_frequency == 0 or last)
-        if due or STOP:
-            require_finite()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    position = replay_episode(env, buffer, episode_start, episode_seed(args.seed, episode))
+    if position is None:
+        tqdm.write(f"{args.env_id} did not repeat its episode, so it is not deterministic: a new one begins")
+        episode, episode_start = episode + 1, start
+        position = env.reset(seed=episode_seed(args.seed, episode))[0], 0.0
+        buffer.rows[(start - 1) % len(buffer.rows), -1] = 1  # ended: link no advantages across
+    obs, episode_return = position
+    evaluated = evaluated or log_evaluation(start)
+    progress = tqdm(total=args.total_timesteps, initial=start, leave=False, disable=not sys.stderr.isatty())
+    step = start
+    clock, clock_step = time.perf_counter(), start
+    for step in range(start + 1, args.total_timesteps + 1):
+        # Act.
+        obs_tensor = torch.as_tensor(obs, device=device)
+        if actor.moments is not None:
+            actor.moments.update(obs_tensor)
+        normal_obs = actor.normalize(obs_tensor[None])
+        x = sample_fn(normal_obs, actor.draw_noise(1, generator))
+        action = into_box(actor.to_env(x)[0].cpu().numpy(), box)
+        next_obs, reward, terminated, truncated, _ = env.step(action)
+        normal_next = actor.normalize(torch.as_tensor(next_obs, device=device))
+        transition = {"obs": obs, "action": action, "next_obs": next_obs}
+        transition |= {"normal_obs": normal_obs[0].cpu(), "x": x[0].cpu(), "normal_next": normal_next.cpu()}
+        transition["reward"] = scaler(float(reward), terminated) if args.normalize_reward else reward
+        buffer.add(**transition, terminated=terminated, ended=terminated or truncated)
+        obs, episode_return = next_obs, episode_return + float(reward)
+        if terminated or truncated:
+            writer.add_scalar("charts/episodic_return", episode_return, step)
+            writer.add_scalar("charts/episodic_length", step - episode_start, step)
+            last_return, episode_return, episode, episode_start = episode_return, 0.0, episode + 1, step
+            obs, _ = env.reset(seed=episode_seed(args.seed, episode))
+        # Learn.
+        if step % args.num_steps == 0:
+            metrics |= update((step - args.num_steps) / args.total_timesteps)
+
+        # Log: the only place that reads from the device, besides acting and checkpoints.
+        progress.update()
+        last = step == args.total_timesteps
+        if step % args.log_frequency == 0 or last:
+            for tag, value in finite(step, metrics).items():
+                writer.add_scalar(tag, value, step)
+            writer.add_scalar("charts/SPS", (step - clock_step) / (time.perf_counter() - clock), step)
+            progress.set_postfix(episodic_return=f"{last_return:.1f}", refresh=False)
+            clock, clock_step = time.perf_counter(), step
+        paused = time.perf_counter()
+        # Evaluate.
+        if args.eval_frequency and (step % args.eval_frequency == 0 or last):
+            evaluated = log_evaluation(step)
+        # Checkpoint: that of the last step says that all is done.
+        if STOP or last or (args.checkpoint_frequency and step % args.checkpoint_frequency == 0):
+            finite(step, metrics)
             writer.flush()
-            state = {name: part.state_dict() for name, part in parts.items()} | {"step": step, "args": asdict(args)}
-            state["device"] = device.type
-            state |= {"generator": generator.get_state(), "box": box.np_random.bit_generator.state}
-            state |= {"env": capture_env(env), "obs": torch.as_tensor(obs)}
-            state["counters"] = (episode_return, episode_length, last_return, metrics)
-            segments = save_checkpoint(path, state, buffer, segments)
+            state = {name: part.state_dict() for name, part in parts.items()} | {"args": asdict(args)}
+            state["generator"] = generator.get_state()
+            state["counters"] = step, episode, episode_start, last_return, metrics, evaluated
+            needed = step - min(episode_start, step - step % args.num_steps)
+            state["rows"] = buffer.last(min(needed, len(buffer.rows))).cpu()
+            save_checkpoint(path, state)
+        clock += time.perf_counter() - paused  # steps/s is of training alone
         if STOP:
             break
-    progress.close()
-    writer.close()
-    for finished in (env, *eval_envs):
+    for finished in (progress, writer, env, *eval_envs):
         finished.close()
-    if STOP and step < args.total_timesteps:
-        say(f"interrupted; go on with: python {sys.argv[0]} --resume {path}" if segments else "interrupted")
+    if STOP and (step < args.total_timesteps or not evaluated):
+        print(f"interrupted; go on with: {sys.executable} {sys.argv[0]} --resume {path}")
         raise SystemExit(128 + STOP[0])
     return path
 
 
+# Housekeeping: whoever reads for the algorithm stops here.
+FORMAT = 2  # of a checkpoint: another one's cannot be resumed
+LONGEST_EPISODE = 10_000  # steps, where a task has no limit of its own
+
+
+def require(condition: bool, message: str):
+    """Bad input ends with one line on standard error and exit code 2, before anything was written."""
+    if not condition:
+        print("error:", " ".join(message.split()), file=sys.stderr)  # a Box prints itself in several lines
+        raise SystemExit(2)
+
+
+def check(args: Args) -> torch.device:
+    """Refuse flags that cannot work, naming flag and remedy; returns the device."""
+    for names, low, high in (
+        (("seed", "eval_frequency", "checkpoint_frequency"), 0, 2**62),
+        (("total_timesteps", "eval_episodes", "log_frequency", "num_minibatches", "update_epochs"), 1, 2**62),
+        (("num_steps",), 1, 2**20),
+        (("hidden_dim",), 1, 2**14),
+        (("gamma", "gae_lambda", "policy_lr"), 0, 1),
+        (("clip_coef", "ent_coef", "vf_coef", "max_grad_norm"), 0, 1e6),
+    ):
+        for name in names:
+            value = getattr(args, name)
+            fine = value is None or low <= value <= high
+            require(fine, f"--{name.replace('_', '-')} {value}: choose a number from {low} to {high}")
+    devices = ["cpu"] + ["mps"] * torch.backends.mps.is_available() + ["cuda"] * torch.cuda.is_available()
+    device = {"auto": "cuda" if "cuda" in devices else "cpu"}.get(args.device, args.device)
+    size = args.num_steps // args.num_minibatches
+    whole = size >= 2 and size * args.num_minibatches == args.num_steps
+    divisor = f"choose a divisor of --num-steps {args.num_steps}, at most its half"
+    for flag, fine, remedy in (
+        ("device", device in devices, f"not available here; choose auto, {', '.join(devices)}"),
+        ("num_steps", args.num_steps <= args.total_timesteps, "no update would be made; raise --total-timesteps"),
+        ("num_minibatches", whole, divisor),
+        ("track", not args.track or importlib.util.find_spec("wandb"), "pip install wandb first"),
+        ("capture_video", not args.capture_video or importlib.util.find_spec("imageio_ffmpeg"), "needs imageio-ffmpeg"),
+    ):
+        require(fine, f"--{flag.replace('_', '-')} {getattr(args, flag)}: {remedy}")
+    bf16 = any(there for name, there in torch.cpu.get_capabilities().items() if "bf16" in name)
+    if args.bf16 and device == "cpu" and not bf16:
+        print("--bf16: this processor has no bfloat16 instructions and will be slower with it, not faster", flush=True)
+    return torch.device(device)
+
+
+def has_compiler(device: torch.device) -> bool:
+    """Whether torch.compile finds Python.h and its compiler: of C++ on a CPU, of C, for Triton's launchers, on CUDA."""
+    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    names = [os.environ.get("CXX", usual)] if device.type == "cpu" else [os.environ.get("CC", "gcc"), "clang"]
+    return os.path.exists(sysconfig.get_path("include") + "/Python.h") and any(map(shutil.which, names))
+
+
+def make_env(args: Args, film: bool = False) -> gym.Env:
+    """One plain environment, tried for a step, whose observations are flat float32 copies: some tasks change one array
+    in place. The caller resets it, so that no stored step can cross an episode's end."""
+    flag = "--capture-video" if film else f"--env-id {args.env_id}"
+    remedy = "choose a task that renders rgb_array; without a display set MUJOCO_GL=egl" if film else "choose another"
+    warnings.filterwarnings("ignore", ".*out of date.*", DeprecationWarning)  # the literature's tasks are v4
+    try:
+        env = gym.make(args.env_id, **({"render_mode": "rgb_array"} if film else {}))
+        env.reset(seed=0)
+        reward = env.step(env.action_space.sample())[1]
+        float(np.asarray(reward).item())  # an array of one is a number, of two an error
+        if film:
+            env.render().shape[2]  # noqa: B018
+    except Exception as error:  # no such id, a missing package, no display: whatever its author raises
+        sys.unraisablehook = lambda _: None  # a half-made renderer complains when it is deleted
+        require(False, f"{flag}: {error}; {remedy}")
+    if isinstance(env.observation_space, gym.spaces.Dict):
+        env = gym.wrappers.FlattenObservation(env)  # in the order of the space's keys
+    if env.spec.max_episode_steps is None:
+        env = gym.wrappers.TimeLimit(env, LONGEST_EPISODE)
+    if np.ndim(reward):
+        env = gym.wrappers.TransformReward(env, lambda reward: np.asarray(reward).item())
+    box, space = env.action_space, env.observation_space
+    fits = isinstance(box, gym.spaces.Box) and len(box.shape) == 1
+    fits = fits and ((box.low < box.high) & (np.float64(box.high) - box.low < 1e38)).all()
+    require(fits, f"{flag}: actions are {box}; choose a task with a bounded one-dimensional Box")
+    flat = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
+    require(flat, f"{flag}: observations are {space}, not a flat Box; wrap it in FlattenObservation")
+    return gym.wrappers.TransformObservation(env, lambda obs: np.array(obs, np.float32), space)
+
+
+def into_box(action: np.ndarray, box: gym.spaces.Box) -> np.ndarray:
+    """The nearest action in float32 that is in the box: rounding passes a bound by one unit."""
+    action = action.astype(np.float32)
+    action = np.where(action > box.high, np.nextafter(box.high, -np.inf, dtype=np.float32), action)
+    return np.where(action < box.low, np.nextafter(box.low, np.inf, dtype=np.float32), action)
+
+
+def episode_seed(seed: int, episode: int) -> int:
+    """Of a training episode: with it and the actions since, exact resume needs no state of the simulator."""
+    return int(np.random.SeedSequence((seed, episode)).generate_state(1)[0])
+
+
+def replay_episode(env: gym.Env, buffer, start: int, seed: int) -> tuple[np.ndarray, float] | None:
+    """Take env to where the run stands, by its actions since step `start` once more: observation, return so far. None
+    where an observation differs from the stored one, or where the buffer does not reach back to start."""
+    if buffer.count - start > len(buffer.rows):
+        return None
+    rows = buffer.split(buffer.rows[torch.arange(start, buffer.count) % len(buffer.rows)])
+    (obs, _), episode_return = env.reset(seed=seed), 0.0
+    columns = [rows[name].cpu().numpy() for name in ("obs", "action", "next_obs")]
+    for before, action, after in zip(*columns, strict=True):
+        repeats = np.array_equal(obs, before)
+        obs, reward, *_ = env.step(action)
+        if not repeats or not np.array_equal(obs, after):
+            return None
+        episode_return += float(reward)
+    return obs, episode_return
+
+
+class Rollout:
+    """Ring of steps, one row each, in the environment's numbers and normalised as they were at the time. The last T are
+    the rollout; it reaches further back, to the start of the episode, for `replay_episode`."""
+
+    def __init__(self, capacity: int, obs_dim: int, action_dim: int, device: torch.device):
+        self.widths = {"obs": obs_dim, "action": action_dim, "next_obs": obs_dim}
+        self.widths |= {"normal_obs": obs_dim, "x": action_dim, "normal_next": obs_dim}
+        self.widths |= {"reward": 1, "terminated": 1, "ended": 1}
+        self.rows, self.count = torch.empty(capacity, sum(self.widths.values()), device=device), 0
+
+    def add(self, **transition):
+        """Store one step, given by name as NumPy arrays and numbers; ends the run where one is not finite."""
+        row = np.concatenate([np.atleast_1d(transition[name]) for name in self.widths], dtype=np.float32)
+        if not np.isfinite(row).all():
+            raise SystemExit(f"error: step {self.count + 1}: not finite in {transition}; the last checkpoint stays")
+        self.rows[self.count % len(self.rows)] = torch.from_numpy(row)
+        self.count += 1
+
+    def last(self, n: int) -> torch.Tensor:
+        """Rows of the last n steps, in the order of time."""
+        return self.rows[torch.arange(self.count - n, self.count) % len(self.rows)]
+
+    def split(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Rows -> name -> (B, n), for numbers (B,)."""
+        batch = dict(zip(self.widths, rows.split(list(self.widths.values()), dim=1), strict=True))
+        return batch | {name: batch[name].squeeze(1) for name in ("reward", "terminated", "ended")}
+
+
+def evaluate(actor, envs: list[gym.Env], seed: int, device: torch.device, film: str | None = None) -> np.ndarray | None:
+    """Undiscounted returns (n,) of one deterministic episode per environment, the first one filmed; None if a signal to
+    stop came. Same seed: same start states and A_0."""
+    generator, box, writer = torch.Generator(device).manual_seed(seed), envs[0].action_space, None
+    returns, running = np.zeros(len(envs)), np.ones(len(envs), dtype=bool)
+    if film:
+        import imageio
+
+        os.makedirs(os.path.dirname(film), exist_ok=True)
+        writer = imageio.get_writer(film, fps=envs[0].metadata.get("render_fps", 30), macro_block_size=2)
+    obs = np.stack([env.reset(seed=seed + i)[0] for i, env in enumerate(envs)])
+    while running.any() and not STOP:
+        obs_tensor = torch.as_tensor(obs, device=device)
+        actions = actor.act(obs_tensor, actor.draw_noise(len(envs), generator), deterministic=True)
+        for i in np.flatnonzero(running):
+            obs[i], reward, terminated, truncated, _ = envs[i].step(into_box(actions[i].cpu().numpy(), box))
+            returns[i] += reward
+            running[i] = not (terminated or truncated)
+            if film and i == 0:
+                writer.append_data(envs[0].render())
+    if film:
+        writer.close()
+    return None if STOP else returns
+
+
+STOP = []  # the signal that asked the run to end, once one has, and when
+
+
+def stop(number: int, _):
+    """Signal handler: the run ends with a checkpoint at its next step, or at once on a signal that comes a second later
+    (some launchers send two together)."""
+    if not STOP:
+        STOP.extend((number, time.monotonic()))
+        os.write(1, b"stopping at the next step; the same signal again ends the run without a checkpoint\n")
+    elif time.monotonic() - STOP[1] > 1:
+        os._exit(128 + number)
+
+
+def finite(step: int, metrics: dict[str, torch.Tensor]) -> dict[str, float]:
+    """The metrics as numbers; ends the run before one that is not finite reaches a checkpoint."""
+    numbers = {tag: value.item() for tag, value in metrics.items()}
+    bad = [tag for tag, number in numbers.items() if not math.isfinite(number)]
+    if bad:
+        raise SystemExit(f"error: step {step}: {', '.join(bad)} not finite; the last checkpoint stays")
+    return numbers
+
+
+def save_checkpoint(run: str, state: dict):
+    """Swap checkpoint.pt: a crash leaves the old one."""
+    blob = io.BytesIO()  # torch.save itself meets a full disk with an error of its own
+    torch.save(state | {"format": FORMAT, "script": os.path.basename(__file__)}, blob)
+    with open(f"{run}/checkpoint.pt.tmp", "wb") as file:
+        file.write(blob.getbuffer())
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(f"{run}/checkpoint.pt.tmp", f"{run}/checkpoint.pt")
+
+
+def load_checkpoint(run: str) -> dict:
+    """The state that `save_checkpoint` was given; nothing in the file can execute."""
+    path, problem = f"{run}/checkpoint.pt", ""
+    try:
+        problem = "damaged, its checksum differs" if zipfile.ZipFile(path).testzip() else ""
+        state = {} if problem else torch.load(path, map_location="cpu", weights_only=True)
+        if not problem and state.get("format") != FORMAT:
+            problem = "of another version of the script; resume it with that version"
+        elif not problem and state["script"] != os.path.basename(__file__):
+            problem = f"written by {state['script']}; resume it with that script"
+    except Exception as error:  # whatever a missing, damaged or foreign file makes the readers raise
+        problem = f"missing, damaged or foreign ({error})"
+    require(not problem, f"--resume {run}: checkpoint.pt is {problem}")
+    return state
+
+
+def restore(run: str, checkpoint: dict, parts: dict, buffer: Rollout):
+    """Put the networks and optimizers back, and the steps that the checkpoint holds."""
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(checkpoint[name])
+    except Exception as error:  # other networks under the same flags
+        require(False, f"--resume {run}: checkpoint.pt is of another version of the script or the task ({error})")
+    buffer.count, rows = checkpoint["counters"][0], checkpoint["rows"]
+    buffer.rows[torch.arange(buffer.count - len(rows), buffer.count) % len(buffer.rows)] = rows.to(buffer.rows.device)
+
+
+def start_run(args: Args, device: torch.device, step: int) -> tuple[str, SummaryWriter]:
+    """Make the run's folder and record what is needed to repeat the run; with --resume go on in it after `step`."""
+    name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns() // 1_000_000}"
+    name = re.sub(r"[^\w.=-]+", "-", name)  # a folder of its own, and an id for Weights & Biases
+    path = args.resume or os.path.join(os.path.expanduser(args.run_dir), name)
+    if args.track:
+        import wandb
+
+        run = os.path.basename(os.path.abspath(path))
+        os.environ.setdefault("WANDB_PROJECT", "sac-flow")
+        try:
+            wandb.init(config=asdict(args), sync_tensorboard=True, resume="allow", id=run, name=run)
+        except Exception as error:  # whatever the tracker raises
+            require(False, f"--track: {error}; run `wandb login` if it wants a key, or set WANDB_MODE=offline")
+    try:
+        os.makedirs(path, exist_ok=bool(args.resume))
+    except OSError as error:
+        require(False, f"--run-dir {args.run_dir}: {error.strerror}; choose a folder that can be written")
+    here = os.path.dirname(os.path.abspath(__file__))
+    command = ["git", "-C", here, "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
+    git = subprocess.run(command, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "gymnasium", "mujoco", "numpy")}
+    versions |= {"python": sys.version.split()[0], "git": git or "unknown", "device": str(device)}
+    writer = SummaryWriter(path, purge_step=step + 1)  # readers drop what came after the checkpoint
+    for title, table in (("hyperparameters", asdict(args)), ("versions", versions)):
+        rows = "\n".join(f"|{key}|{value}|" for key, value in table.items())
+        writer.add_text(title, "|name|value|\n|-|-|\n" + rows, step)
+    print(f"run: {path}", flush=True)
+    return path, writer
+
+
+def read_args(argv: list[str] | None = None) -> Args:
+    """The command line's flags, or the checkpoint's, which they must not contradict."""
+    given = tyro.cli(Args, args=argv)
+    if not given.resume:
+        return given
+    default = Args(**load_checkpoint(given.resume)["args"])
+    args = tyro.cli(Args, args=argv, default=default)
+    for name, value in asdict(args).items():
+        old, flag = getattr(default, name), "--" + name.replace("_", "-")
+        fine = value == old or name in ("resume", "checkpoint_frequency") or (name == "total_timesteps" and value > old)
+        require(fine, f"{flag} {value}: the checkpoint has {old}; leave the flag out or start a new run")
+    return args
+
+
 if __name__ == "__main__":
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    main(read_args())
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is lost before the loop
+    try:
+        main(read_args())
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise SystemExit("error: no space left on the disk; make room, then --resume the run") from None

@@ -1,5 +1,6 @@
 """The baselines: their mathematics against closed forms and brute force, exact resume, isolation, and learning."""
 
+import dataclasses
 import importlib
 import os
 import re
@@ -29,6 +30,39 @@ HALF_BOX = gym.spaces.Box(-0.4, 0.4, (2,))  # Humanoid's bounds
 @pytest.fixture(params=BASELINES)
 def name(request):
     return request.param
+
+
+@pytest.fixture(autouse=True)
+def usual_signals():
+    """A run's signal handlers end with its process: here, with the test."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    for module in (ppo, *OFF_POLICY):
+        module.STOP.clear()
+
+
+class Unrepeatable(gym.Env):
+    """Episodes of 7 steps whose observations are random whatever the seed."""
+
+    observation_space, action_space = gym.spaces.Box(-np.inf, np.inf, (2,)), BOX
+
+    def __init__(self, render_mode=None):
+        self.random = np.random.default_rng()
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.random.normal(size=2), {}
+
+    def step(self, action):
+        self.steps += 1
+        return self.random.normal(size=2), 1.0, self.steps == 7, False, {}
+
+
+gym.register("Unrepeatable-v0", Unrepeatable)
+gym.register("Swimming-v0", "gymnasium.envs.mujoco.swimmer_v4:SwimmerEnv", max_episode_steps=13)
 
 
 def small_args(module, **flags):
@@ -86,8 +120,8 @@ def test_the_stored_sample_gives_ratio_one_even_where_tanh_saturates(squash):
     obs, x = torch.randn(64, 3), 30 * torch.randn(64, 2)  # most far beyond where tanh rounds to 1
     action = actor.to_env(x)
     assert not squash or ((actor.scale * -1.0001 + actor.bias <= action) & (action <= 1.0001 * 3.0)).all()
-    batch = {"obs": obs, "x": x, "log_prob": actor.log_prob(obs, x).detach(), "value": critic(obs).squeeze(1).detach()}
-    batch["advantage"] = torch.randn(64)
+    batch = {"normal_obs": obs, "x": x, "log_prob": actor.log_prob(obs, x).detach(), "advantage": torch.randn(64)}
+    batch["value"] = critic(obs).squeeze(1).detach()
     loss, metrics = ppo.ppo_loss(actor, critic, batch, ppo.Args(squash=squash))
     loss.backward()
     assert metrics["losses/approx_kl"].abs() < 1e-6 and metrics["losses/clip_fraction"] == 0
@@ -101,8 +135,8 @@ def test_the_stored_sample_gives_ratio_one_even_where_tanh_saturates(squash):
 def test_ppo_stores_the_sample_before_clipping_and_bootstraps_on_request(monkeypatch, tmp_path):
     rollouts, gae = [], ppo.gae
     monkeypatch.setattr(ppo, "gae", lambda *series: rollouts.append(series) or gae(*series))
-    stored, add = [], ppo.ReplayBuffer.add
-    monkeypatch.setattr(ppo.ReplayBuffer, "add", lambda self, **row: stored.append(row) or add(self, **row))
+    stored, add = [], ppo.Rollout.add
+    monkeypatch.setattr(ppo.Rollout, "add", lambda self, **row: stored.append(row) or add(self, **row))
     for flag in (False, True):
         run_dir = str(tmp_path / str(flag))
         ppo.main(small_args(ppo, env_id="Counting-v0", run_dir=run_dir, bootstrap_time_limits=flag))
@@ -482,7 +516,7 @@ def states(module, steps, folder, **flags) -> list[dict]:
         if path:
             module.main(module.read_args(["--resume", path, "--total-timesteps", f"{step}"]))
         else:
-            flags = {"checkpoint_frequency": 1000, "eval_frequency": 0} | flags
+            flags = {"eval_frequency": 0} | flags
             path = module.main(small_args(module, total_timesteps=step, run_dir=str(folder), **flags))
         found.append(module.load_checkpoint(path))
     return found
@@ -594,28 +628,27 @@ def test_presets_are_filled_in_and_recorded(module, tmp_path):
         assert getattr(module.Args(env_id="Hopper-v4", published=True), name) == value
         assert getattr(module.Args(env_id="Reacher-v4"), name) == value  # a task without a preset
         assert getattr(module.Args(env_id="Hopper-v4", published=True, **{name: 7.0}), name) == 7.0
-    path = module.main(small_args(module, total_timesteps=40, checkpoint_frequency=40, run_dir=str(tmp_path)))
+    path = module.main(small_args(module, total_timesteps=40, run_dir=str(tmp_path)))
     for name, value in module.PRESETS["InvertedPendulum"].items():
-        assert getattr(module.load_checkpoint(path)["args"], name) == value
+        assert module.load_checkpoint(path)["args"][name] == value
 
 
 BAD = {
     "--gamma 1.5": "--gamma 1.5: choose a number from 0 to 1",
-    "--total-timesteps 0": "--total-timesteps 0: choose a number from 1 to inf",
+    "--total-timesteps 0": "--total-timesteps 0: choose a number from 1 to",
     f"--seed {2**64}": "--seed",  # more than PyTorch's generators take
-    "--env-id Hoper-v4": "Hopper-v4",
+    "--env-id Hoper-v4": "Hopper",
     "--env-id Unbounded-v0": "bounded one-dimensional Box",
     "--device tpu": "choose auto, cpu",
-    "--eval-only": "--resume",
-    "--resume nowhere": "name a run folder that holds a checkpoint",
+    "--resume nowhere": "--resume nowhere: checkpoint.pt is missing",
 }
 OWN_BAD = {
     "ppo": {"--num-minibatches 3": "divisor", "--total-timesteps 5": "--num-steps", "--policy-lr -1": "from 0"},
     "qsm": {"--learning-starts 2000000": "--total-timesteps", "--reward-scale 0": "from 1e-09"}
-    | {"--q-grad-coeff -1": "from 0 to inf"},
+    | {"--q-grad-coeff -1": "from 0"},
     "dime": {"--v-max -1": "from 1e-09", "--batch-size 90000": "--learning-starts", "--atoms 1": "from 2"},
     "flowrl": {"--expectile 2": "from 0 to 1", "--batch-size 90000": "raise --learning-starts"}
-    | {"--bc-coeff 0": "from 0.001 to inf"},
+    | {"--bc-coeff 0": "from 0.001"},
 }
 
 
@@ -630,11 +663,14 @@ def test_bad_input_is_one_line_with_the_remedy(name, capsys, tmp_path, monkeypat
     assert not any(tmp_path.iterdir())
 
 
-def finals(path) -> dict[str, torch.Tensor]:
-    model = torch.load(f"{path}/model.pt", weights_only=True)
-    assert model.pop("args")["env_id"] == "InvertedPendulum-v4"
-    parts = {part: state if isinstance(state, dict) else {"": state} for part, state in model.items()}
-    return {f"{part}.{key}": value for part, state in parts.items() for key, value in state.items()}
+def test_every_number_has_its_limits(name, capsys):
+    module = importlib.import_module(name)
+    numbers = [field.name for field in dataclasses.fields(module.Args) if "int" in str(field.type)]
+    floats = [field.name for field in dataclasses.fields(module.Args) if "float" in str(field.type)]
+    for number, bad in [(n, -1) for n in numbers] + [(f, value) for f in floats for value in (np.nan, np.inf, -np.inf)]:
+        with pytest.raises(SystemExit):
+            module.check(dataclasses.replace(module.Args(), **{number: bad}))
+        assert f"--{number.replace('_', '-')} {bad}: choose a number from" in capsys.readouterr().err
 
 
 def logged(path) -> set[tuple[str, int, float]]:
@@ -643,92 +679,122 @@ def logged(path) -> set[tuple[str, int, float]]:
     return {(tag, *point) for file in series for tag in file.keys() - {"charts/SPS"} for point in file[tag]}
 
 
-def test_exact_resume(name, tmp_path, monkeypatch):
-    """Stopped twice by SIGTERM, at least once in the middle of an episode, PPO in the middle of a rollout."""
-    module = importlib.import_module(name)
-    args = small_args(module, run_dir=str(tmp_path / "whole"), save_model=True, eval_frequency=20)
-    whole, evaluate, calls = module.main(args), module.evaluate, []
+def same(a, b) -> bool:
+    """Whether two checkpoints, or parts of them, are equal bit by bit."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
-    def interrupting(*inputs):
-        calls.append(None)
-        if len(calls) in (2, 5):  # at steps 40 and 100
+
+def final(module, path) -> dict:
+    """What a run leaves: its last checkpoint, but for what tells how it was cut, and its replay buffer."""
+    state = module.load_checkpoint(path)
+    file = Path(path, "replay.bin")
+    state["replay"] = file.read_bytes() if file.exists() else b""
+    args = {
+        name: value for name, value in state["args"].items() if name not in ("resume", "run_dir", "exp_name", "compile")
+    }
+    return {name: value for name, value in state.items() if name != "segments"} | {"args": args}
+
+
+def test_exact_resume(name, tmp_path, monkeypatch):
+    """Stopped by SIGTERM in an episode, in an evaluation and in a later episode: the same bits at the end. The episodes
+    have 13 steps, PPO's rollouts 32: its first and last stop are in a rollout, and in an episode older than that."""
+    module = importlib.import_module(name)
+    flags = {"env_id": "Swimming-v0", "eval_frequency": 20}
+    whole = module.main(small_args(module, run_dir=str(tmp_path / "whole"), **flags))
+    storage, evaluate, steps = module.Rollout if module is ppo else module.ReplayBuffer, module.evaluate, [38, 101]
+    init, add = storage.__init__, storage.add
+
+    def making(self, *inputs):
+        init(self, *inputs)
+        self.rows.fill_(np.nan)  # what memory holds after the run before may be the very rows that are missing
+
+    def adding(self, **transition):
+        add(self, **transition)
+        if self.count in steps:
+            steps.remove(self.count)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def evaluating(*inputs):
+        if len(steps) == 1 and not seen[1:]:  # once between the two, at step 40
             os.kill(os.getpid(), signal.SIGTERM)
         return evaluate(*inputs)
 
-    monkeypatch.setattr(module, "evaluate", interrupting)
-    previous = signal.signal(signal.SIGTERM, lambda number, _: module.STOP.append(number))
-    args, path, lengths = (
-        small_args(module, run_dir=str(tmp_path / "parts"), save_model=True, eval_frequency=20),
-        None,
-        [],
-    )
-    try:
-        for stop in (40, 100):
-            with pytest.raises(SystemExit) as ended:
-                module.main(module.read_args(["--resume", path]) if path else args)
-            assert ended.value.code == 128 + signal.SIGTERM
-            module.STOP.clear()
-            (path,) = (str(folder) for folder in (tmp_path / "parts").iterdir())
-            state = module.load_checkpoint(path)
-            assert state["step"] == stop
-            lengths.append(state["counters"][1])  # of the episode so far
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    monkeypatch.setattr(storage, "__init__", making)
+    monkeypatch.setattr(storage, "add", adding)
+    monkeypatch.setattr(module, "evaluate", evaluating)
+    path, seen = None, []
+    while len(seen) < 3:
+        args = small_args(module, run_dir=str(tmp_path / "parts"), **flags)
+        if path:
+            args = module.read_args(["--resume", path])
+        with pytest.raises(SystemExit) as ended:
+            module.main(args)
+        assert ended.value.code == 128 + signal.SIGTERM
+        module.STOP.clear()
+        (path,) = (str(folder) for folder in (tmp_path / "parts").iterdir())
+        step, _, episode_start, *_, evaluated = module.load_checkpoint(path)["counters"]
+        seen.append((step, episode_start, evaluated))
     assert module.main(module.read_args(["--resume", path])) == path
-    assert max(lengths) > 0
-    resumed, expected = finals(path), finals(whole)
-    assert resumed.keys() == expected.keys() and all(torch.equal(resumed[key], expected[key]) for key in expected)
+    assert seen == [(38, 26, True), (40, 39, False), (101, 91, True)]  # step, start of its episode, evaluated
+    assert same(final(module, path), final(module, whole))
     assert logged(path) == logged(whole)
 
 
-def test_ppo_cuts_the_rollout_where_an_episode_cannot_be_restored(tmp_path, monkeypatch):
+def test_a_task_that_does_not_repeat_itself_begins_a_new_episode(name, tmp_path, monkeypatch, capsys):
+    module = importlib.import_module(name)
     ends, gae = [], ppo.gae
     monkeypatch.setattr(ppo, "gae", lambda *series: ends.append(series[4].copy()) or gae(*series))
-    flags = {"env_id": "Counting-v0", "run_dir": str(tmp_path), "checkpoint_frequency": 20}
-    path = ppo.main(small_args(ppo, total_timesteps=40, **flags))
-    ppo.main(ppo.read_args(["--resume", path, "--total-timesteps", "64"]))
-    # Episodes of 7 and 11 steps in turn, the one under way at step 40 cut; the new environment goes on with one of 11.
-    assert (1 + np.flatnonzero(np.concatenate(ends))).tolist() == [7, 18, 25, 36, 40, 51, 58]
+    path = module.main(small_args(module, total_timesteps=40, env_id="Unrepeatable-v0", run_dir=str(tmp_path)))
+    assert "did not repeat" not in capsys.readouterr().out
+    module.main(module.read_args(["--resume", path, "--total-timesteps", "64"]))
+    assert "Unrepeatable-v0 did not repeat its episode" in capsys.readouterr().out
+    lengths = [(step, length) for step, length in scalars(path)["charts/episodic_length"] if step > 40]
+    assert lengths == [(47, 7), (54, 7), (61, 7)]
+    if module is ppo:  # no advantage reaches across the cut
+        assert (1 + np.flatnonzero(np.concatenate(ends))).tolist() == [7, 14, 21, 28, 35, 40, 47, 54, 61]
 
 
 def test_compiled_functions_are_the_eager_ones(name, tmp_path, monkeypatch):
-    """Traced whole, with their backward passes, but not translated to C++, which would take minutes."""
+    """Traced whole, with their backward passes, but not translated to C++, which would take minutes; nothing is traced
+    once the run has begun, when Ctrl-C would end a compiler."""
     module, compile_ = importlib.import_module(name), torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f, **flags: compile_(f, backend="aot_eager", fullgraph=True, **flags))
-    flags = {"total_timesteps": 66, "run_dir": str(tmp_path), "save_model": True, "eval_frequency": 0}
-    eager, traced = (
-        finals(module.main(small_args(module, exp_name=str(i), compile=i, **flags))) for i in (False, True)
-    )
-    for key, value in eager.items():
-        torch.testing.assert_close(traced[key], value, rtol=1e-4, atol=1e-4)
+    traced, begun, start_run = [], [], module.start_run
+
+    def backend(graph, inputs):
+        assert signal.getsignal(signal.SIGTERM) is not module.stop
+        traced.append(graph)
+        return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
+
+    monkeypatch.setattr(torch, "compile", lambda f, **flags: compile_(f, backend=backend, fullgraph=True, **flags))
+    monkeypatch.setattr(module, "start_run", lambda *inputs: begun.append(len(traced)) or start_run(*inputs))
+    monkeypatch.setattr(module, "has_compiler", lambda device: True)
+    states = []
+    for compiled in (False, True):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        flags = {"total_timesteps": 66, "run_dir": str(tmp_path), "compile": compiled, "eval_frequency": 33}
+        states.append(module.load_checkpoint(module.main(small_args(module, exp_name=f"{compiled}", **flags))))
+    assert begun == [0, len(traced)] and traced
+    for part in ("actor", "critic"):
+        for key, value in states[0][part].items():
+            torch.testing.assert_close(states[1][part][key], value, rtol=1e-4, atol=1e-4)
 
 
-def test_ctrl_c_waits_wherever_compiled_functions_run(name, tmp_path, monkeypatch):
-    """Any call may compile, and a terminal's SIGINT would end the compiler; DIME calls them in its evaluation too."""
-    held = []
-
-    def compile_(function, **flags):
-        def call(*inputs):
-            held.append(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
-            return function(*inputs)
-
-        return call
-
-    monkeypatch.setattr(torch, "compile", compile_)
+def test_the_compiling_pass_leaves_no_trace(name, tmp_path, monkeypatch):
     module = importlib.import_module(name)
-    module.main(small_args(module, compile=True, run_dir=str(tmp_path)))
-    assert held and all(held)
+    monkeypatch.setattr(torch, "compile", lambda function, **flags: function)
+    monkeypatch.setattr(module, "has_compiler", lambda device: True)
+    runs = [module.main(small_args(module, compile=i, run_dir=str(tmp_path), exp_name=str(i))) for i in (False, True)]
+    assert same(*(final(module, path) for path in runs))
 
 
-def test_eval_only_and_contradicting_flags(name, tmp_path, capsys):
+def test_last_evaluation_and_contradicting_flags(name, tmp_path, capsys):
     module = importlib.import_module(name)
-    path = module.main(small_args(module, run_dir=str(tmp_path), checkpoint_frequency=120, eval_frequency=50))
-    steps, (*_, last) = zip(*scalars(path)["eval/episodic_return"], strict=True)
-    assert steps == (50, 100, 120), "the last step's as well"
-    capsys.readouterr()
-    module.main(module.read_args(["--resume", path, "--eval-only"]))
-    found = re.search(r"step 120  eval return (\S+) \+- ", capsys.readouterr().out)
-    assert float(found[1]) == pytest.approx(last, abs=0.06)
+    path = module.main(small_args(module, run_dir=str(tmp_path), eval_frequency=50))
+    assert [step for step, _ in scalars(path)["eval/episodic_return"]] == [50, 100, 120], "the last step's as well"
     with pytest.raises(SystemExit) as ended:
         module.read_args(["--resume", path, "--gamma", "0.5"])
     assert ended.value.code == 2 and "--gamma 0.5: the checkpoint has 0.99" in capsys.readouterr().err

@@ -968,6 +968,10 @@ def test_a_checkpoint_that_finds_no_space_ends_the_run_and_the_last_one_stays(ca
     finish(ended.path)
 
 
+def add_path(folder: str):
+    sys.path.append(folder)
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     disk = tmp_path / "disk"
@@ -1022,4 +1026,4 @@ def test_a_disk_that_is_really_full_ends_the_run_with_one_line(free, output, sma
     (small_disk / "filler").unlink()
     (path,) = small_disk.glob("filling*")
     assert step_of(path) == 30
-    finish(path, hook=(sys.path.append, str(tmp_path)))
+    finish(path, hook=(add_path, str(tmp_path)))

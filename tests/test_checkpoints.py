@@ -969,6 +969,10 @@ def test_a_checkpoint_that_finds_no_space_ends_the_run_and_the_last_one_stays(ca
     finish(ended.path)
 
 
+def add_path(folder: str):
+    sys.path.append(folder)
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     disk = tmp_path / "disk"
@@ -981,10 +985,6 @@ def small_disk(tmp_path):
 
 
 # A task whose 50th step fills the disk of the folder FILL to the last byte, or but for 20 KiB.
-def import_from(folder: str):
-    sys.path.append(folder)
-
-
 FILLING = """
 import os
 from contextlib import suppress
@@ -1027,4 +1027,4 @@ def test_a_disk_that_is_really_full_ends_the_run_with_one_line(free, output, sma
     (small_disk / "filler").unlink()
     (path,) = small_disk.glob("filling*")
     assert step_of(path) == 30
-    finish(path, hook=(import_from, str(tmp_path)))
+    finish(path, hook=(add_path, str(tmp_path)))

@@ -4,9 +4,9 @@ The entropy of a flow's path is not that of its action: noise in early steps cou
 away. This loads the policy of every run, collects the states of a few episodes with its noise, and draws many actions
 at each.
 
-    python sac_flow_g.py --env-id Hopper-v4 --save-model
-    python scripts/action_spread.py runs                                 # every model.pt below
-    python scripts/action_spread.py runs/one --script old/sac_flow_g.py  # a model of another version of the script
+    python sac_flow_g.py --env-id Hopper-v4
+    python scripts/action_spread.py runs                                 # every checkpoint.pt below
+    python scripts/action_spread.py runs/one --script old/sac_flow_g.py  # a run of another version of the script
 
 Columns of results/action_spread.csv, where rows of other runs stay:
 
@@ -17,14 +17,14 @@ Columns of results/action_spread.csv, where rows of other runs stay:
 """
 
 import csv
-import importlib.util
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import tyro
+from evaluate import load, make_actor
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,11 +34,11 @@ COLUMNS = ("run", "script", "env", "seed", "step", "train_return", "action_std",
 @dataclass
 class Args:
     roots: tyro.conf.Positional[list[Path]]
-    """folders to search for model.pt, at any depth"""
+    """folders to search for runs, at any depth"""
     csv: Path = ROOT / "results" / "action_spread.csv"
     """file to write"""
     script: Path | None = None
-    """the script that wrote the models (default: the one of the run's name in this repository)"""
+    """the script that trained them (default: the one of its name in this repository)"""
     episodes: int = 3
     """episodes to collect states from"""
     states: int = 200
@@ -54,22 +54,8 @@ def require(condition: bool, message: str):
         raise SystemExit(2)
 
 
-def load(path: Path, script: Path):
-    """The run's flags, its environment and its policy."""
-    spec = importlib.util.spec_from_file_location(script.stem, script)
-    sys.modules[script.stem] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    model = torch.load(path, map_location="cpu", weights_only=True)
-    known = {field.name for field in fields(module.Args)}
-    args = module.Args(**{name: value for name, value in model["args"].items() if name in known})
-    env = module.make_env(args)
-    actor = module.Actor(env.observation_space.shape[0], env.action_space, args)
-    actor.load_state_dict(model["actor"])
-    return args, env, actor.eval()
-
-
 @torch.no_grad()
-def spread(args: Args, env, actor) -> dict[str, float]:
+def spread(args: Args, module, env, actor) -> dict[str, float]:
     generator, observations, returns = torch.Generator().manual_seed(0), [], []
     for episode in range(args.episodes):
         obs, _ = env.reset(seed=episode)
@@ -77,7 +63,7 @@ def spread(args: Args, env, actor) -> dict[str, float]:
         while not over:
             observations.append(torch.as_tensor(obs, dtype=torch.float32))
             action = actor.act(observations[-1][None], actor.draw_noise(1, generator))[0].numpy()
-            obs, reward, terminated, truncated, _ = env.step(action.clip(env.action_space.low, env.action_space.high))
+            obs, reward, terminated, truncated, _ = env.step(module.into_box(action, env.action_space))
             total, over = total + reward, terminated or truncated
         returns.append(total)
     chosen = np.linspace(0, len(observations) - 1, min(args.states, len(observations))).astype(int)
@@ -93,22 +79,19 @@ def spread(args: Args, env, actor) -> dict[str, float]:
 
 
 def main(args: Args):
-    models = sorted(path for root in args.roots for path in root.rglob("model.pt"))
-    require(len(models) > 0, f"{' '.join(map(str, args.roots))}: no model.pt there; train with --save-model")
+    models = sorted(path for root in args.roots for path in root.rglob("checkpoint.pt"))
+    require(len(models) > 0, f"{' '.join(map(str, args.roots))}: no run with its checkpoint.pt there")
     loaded, rows = [], []
     for path in models:  # all, before the first is looked at
-        name = path.parent.name.split("__")[1]
-        script = args.script or ROOT / f"{name}.py"
-        require(script.is_file(), f"{path}: {script} is not there; name the script that wrote it by --script")
-        problem = None
-        try:
-            loaded.append((path.parent.name, name, *load(path, script)))
-        except (RuntimeError, TypeError, KeyError, AttributeError) as error:
-            problem = str(error).splitlines()[0]
-        require(problem is None, f"{path}: not a model of {script} ({problem}); name the right one by --script")
-    for run, name, flags, env, actor in tqdm(loaded, disable=not sys.stderr.isatty()):
-        row = {"run": run, "script": name, "env": flags.env_id, "seed": str(flags.seed), "step": flags.total_timesteps}
-        rows.append(row | {key: f"{value:.4g}" for key, value in spread(args, env, actor).items()})
+        state, module = load(path.parent, args.script)
+        flags = module.Args(**state["args"])
+        env = module.make_env(flags)
+        shapes = env.observation_space.shape[0], env.action_space, flags
+        actor = make_actor(module, state, torch.device("cpu"), *shapes)
+        row = {"run": path.parent.name, "script": path.parent.name.split("__")[1], "env": flags.env_id}
+        loaded.append((row | {"seed": str(flags.seed), "step": state["counters"][0]}, module, env, actor))
+    for row, *policy in tqdm(loaded, disable=not sys.stderr.isatty()):
+        rows.append(row | {key: f"{value:.4g}" for key, value in spread(args, *policy).items()})
         print("  ".join(f"{key} {rows[-1][key]}" for key in COLUMNS if key != "run"))
     args.csv.parent.mkdir(parents=True, exist_ok=True)
     if args.csv.exists():

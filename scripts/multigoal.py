@@ -7,8 +7,8 @@ After Haarnoja et al., "Reinforcement Learning with Deep Energy-Based Policies",
 
     export PYTHONPATH=scripts    # lets Gymnasium find the task by its id
     python sac_flow_g.py --env-id multigoal:MultiGoal-v0 --total-timesteps 20000 --learning-starts 1000 \\
-        --critic-hidden-dim 256 --batch-size 256 --save-model
-    python scripts/multigoal.py runs                  # every model.pt of the task below: CSV files and picture
+        --critic-hidden-dim 256 --batch-size 256
+    python scripts/multigoal.py runs                  # every run of the task below: CSV files and picture
     python scripts/multigoal.py --figures-only        # the picture from the CSV files
 
 results/multigoal.csv has the share of each goal over the episodes with the policy's noise and without it, and
@@ -16,9 +16,8 @@ results/multigoal_paths.csv what is drawn, of the first seeds: the paths of some
 Calling it again replaces the rows of the same script, seed, steps and temperature; rows of other runs stay.
 """
 
-import importlib.util
 import sys
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import gymnasium as gym
@@ -63,7 +62,7 @@ gym.register("MultiGoal-v0", MultiGoal, max_episode_steps=30)
 @dataclass
 class Args:
     roots: tyro.conf.Positional[list[Path]] = field(default_factory=lambda: [Path("runs")])
-    """folders to search for model.pt, at any depth"""
+    """folders to search for runs, at any depth"""
     out: Path = ROOT / "results"
     """folder for the CSV files; the picture goes to its folder figures"""
     episodes: int = 200
@@ -77,22 +76,6 @@ def require(condition: bool, message: str):
     if not condition:
         print(f"error: {message}", file=sys.stderr)
         raise SystemExit(2)
-
-
-def load(path: Path):
-    """The run's flags and its policy."""
-    import torch
-
-    script = ROOT / f"{path.parent.name.split('__')[1]}.py"
-    spec = importlib.util.spec_from_file_location(script.stem, script)
-    sys.modules[script.stem] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    model = torch.load(path, map_location="cpu", weights_only=True)
-    known = {field.name for field in fields(module.Args)}
-    args = module.Args(**{name: value for name, value in model["args"].items() if name in known})
-    actor = module.Actor(2, MultiGoal().action_space, args)
-    actor.load_state_dict(model["actor"])
-    return args, actor.eval()
 
 
 def roll(actor, episodes: int, deterministic: bool):
@@ -115,17 +98,20 @@ def roll(actor, episodes: int, deterministic: bool):
 
 
 def measure(args: Args):
-    """Measure every model.pt below the folders, and bring the CSV files up to date."""
+    """Measure every run below the folders, and bring the CSV files up to date."""
     import pandas as pd
     import torch
+    from evaluate import load, make_actor
 
-    models = [path for root in args.roots for path in sorted(root.rglob("model.pt"))]
+    models = [path for root in args.roots for path in sorted(root.rglob("checkpoint.pt"))]
     models = [path for path in models if "MultiGoal" in path.parent.name and path.parent.name.split("__")[1] in LABELS]
-    require(len(models) > 0, f"{' '.join(map(str, args.roots))}: no model.pt of MultiGoal-v0; train with --save-model")
+    require(len(models) > 0, f"{' '.join(map(str, args.roots))}: no run of MultiGoal-v0 with its checkpoint.pt there")
     shares, drawn = [], []
     for path in models:
-        run, actor = load(path)
-        key = {"script": path.parent.name.split("__")[1], "seed": run.seed, "step": run.total_timesteps}
+        state, module = load(path.parent, None)
+        run = module.Args(**state["args"])
+        actor = make_actor(module, state, torch.device("cpu"), 2, MultiGoal().action_space, run)
+        key = {"script": path.parent.name.split("__")[1], "seed": run.seed, "step": state["counters"][0]}
         key |= {"alpha": run.alpha, "autotune": run.autotune, "run": path.parent.name}
         versions = {f"versions/{module.__name__}": module.__version__ for module in (torch, gym, np)}
         for noise in (True, False):

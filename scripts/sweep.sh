@@ -181,9 +181,9 @@ if [ -z "$only" ]; then
     trap 'rm -f "$lock"' EXIT
 fi
 
-# The second signal of a kind ends a run at once, without a checkpoint, so that each must hear of it once: the runs have
-# process groups of their own, which the terminal's Ctrl-C does not reach, and are told by SIGINT whatever came, as a
-# cluster sends its SIGTERM to every process of a job. Only a second Ctrl-C kills.
+# A second signal, a second later, ends a run at once, without a checkpoint, so that each must hear of it once: the runs
+# have process groups of their own, which the terminal's Ctrl-C does not reach, and are told by SIGINT whatever came, as
+# a cluster sends its SIGTERM to every process of a job. Only a second Ctrl-C kills.
 stopping=0 pids=() running=() begun=() started_at=()
 stop() {
     local slot kind=INT

@@ -1,4 +1,4 @@
-"""scripts/action_spread.py on models of real, tiny trainings."""
+"""scripts/action_spread.py on policies of real, tiny trainings."""
 
 import csv
 import math
@@ -12,7 +12,7 @@ from conftest import ROOT
 TINY = (
     "--env-id InvertedPendulum-v4 --no-compile --device cpu --total-timesteps 60 --learning-starts 40 --batch-size 16"
 )
-TINY = f"{TINY} --buffer-size 1000 --critic-hidden-dim 16 --eval-frequency 0 --checkpoint-frequency 0 --save-model"
+TINY = f"{TINY} --buffer-size 1000 --critic-hidden-dim 16 --eval-frequency 0 --checkpoint-frequency 0"
 
 
 def spread(*words):
@@ -32,7 +32,7 @@ def runs(tmp_path_factory):
 
 def test_noise_that_reaches_the_actions(runs, tmp_path):
     # A policy of known noise: actions tanh(N(0, sigma^2)) at every state.
-    path = next(runs.glob("*sac_gaussian*/model.pt"))
+    path = next(runs.glob("*sac_gaussian*/checkpoint.pt"))
     model = torch.load(path, weights_only=True)
     last = max(key for key in model["actor"] if key.endswith("weight") and model["actor"][key].shape[0] == 2)
     model["actor"][last].zero_()
@@ -56,6 +56,10 @@ def test_noise_that_reaches_the_actions(runs, tmp_path):
 
 def test_bad_input(runs, tmp_path):
     result = spread(tmp_path, "--csv", tmp_path / "spread.csv")
-    assert result.returncode == 2 and "--save-model" in result.stderr
+    assert result.returncode == 2 and "checkpoint.pt" in result.stderr
     result = spread(runs, "--script", ROOT / "sac_flow_t.py", "--csv", tmp_path / "spread.csv")
-    assert result.returncode == 2 and "not a model of" in result.stderr and not (tmp_path / "spread.csv").exists()
+    assert (
+        result.returncode == 2
+        and "name the script that trained it by --script" in result.stderr
+        and not (tmp_path / "spread.csv").exists()
+    )

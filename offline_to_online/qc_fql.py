@@ -217,7 +217,8 @@ def main(args: Args) -> str:
         start, episode, episode_start, evaluated = checkpoint["counters"]
     last_step = args.offline_steps + args.total_timesteps
     files = find_dataset(args)
-    env, eval_env = make_env(args), make_env(args, args.capture_video)
+    env = make_env(args)
+    eval_env = make_env(args, args.capture_video) if args.eval_frequency else env
     obs_dim, action_dim = env.observation_space.shape[0], env.action_space.shape[0]
     loaded = shard(args, files, start)
     buffer = open_buffer(args, files, loaded, env, device, args.buffer_size)
@@ -279,9 +280,10 @@ def main(args: Args) -> str:
         began, own = time.perf_counter(), torch.Generator(device).manual_seed(0)
         print("compiling, a minute or two at first, seconds from the cache", flush=True)
         batch = buffer.sample(args.batch_size, args.horizon_length, args.gamma, own)
-        z, t = actor.draw_noise(args.batch_size, own), torch.zeros(args.batch_size, 1, device=device)
+        x_0, z = actor.draw_noise(args.batch_size, own), actor.draw_noise(args.batch_size, own)
+        t = torch.zeros(args.batch_size, 1, device=device)
         loss = critic_loss_fn(critic, target_critic, actor_view, batch, z, discount)[0]
-        loss = loss + actor_loss_fn(actor, actor_view, critic_view, batch, z, t, z, args.distill)[0]
+        loss = loss + actor_loss_fn(actor, actor_view, critic_view, batch, x_0, t, z, args.distill)[0]
         loss.backward()
         print(f"compiled in {time.perf_counter() - began:.0f} s", flush=True)
 
@@ -373,7 +375,7 @@ def main(args: Args) -> str:
         clock += time.perf_counter() - paused  # steps/s is of training alone
         if STOP:
             break
-    for finished in (progress, writer, env, eval_env):
+    for finished in {progress, writer, env, eval_env}:  # without evaluations the last two are one
         finished.close()
     if STOP and (step < last_step or not evaluated):
         print(f"interrupted; go on with: {sys.executable} {sys.argv[0]} --resume {path}")
@@ -573,11 +575,12 @@ def find_dataset(args: Args) -> list[str]:
     make = f"make one: {sys.executable} {maker} --env-id {args.env_id} --path data/{name}{end}"
     files = sorted(glob.glob(f"{path}/*.npz")) if os.path.isdir(path) else [path]
     files = [file for file in files if not file.endswith("-val.npz")]
-    lonely = [file for file in files if end == ".npz" and not os.path.exists(file.removesuffix(end) + "-val.npz")]
+    beside = [file.removesuffix(end) + "-val.npz" for file in files if end == ".npz"]
+    absent = [file for file in beside if not os.path.exists(file)]
     for fine, problem in (
         (os.path.exists(path), f"{path} is not there; download {source} to it, or {make}"),
         (files and all(file.endswith(end) for file in files), f"is no {end} data; take {source}, or {make}"),
-        (not lonely, f"the -val.npz beside {', '.join(lonely[:1])} is absent; download or make it"),
+        (not absent, f"its validation file {', '.join(absent[:1])} is absent; download or make it"),
     ):
         require(fine, f"--dataset-path {args.dataset_path or '(none given)'}: {problem}")
     return files
@@ -816,7 +819,7 @@ def evaluate(actor, env: gym.Env, args: Args, device: torch.device, film: str | 
     if film:
         writer.close()
     names = "success", "episodic_return", "episodic_length"
-    return None if STOP else dict(zip(names, totals / args.eval_episodes, strict=True))
+    return None if STOP else dict(zip(names, (totals / args.eval_episodes).tolist(), strict=True))
 
 
 STOP = []  # the signal that asked the run to end, once one has, and when

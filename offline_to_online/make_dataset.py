@@ -40,15 +40,13 @@ class Args:
     random_actions: float = 0.1  # share of uniformly random actions in OGBench's noisy data
 
 
-# sync: require
 def require(condition: bool, message: str):
     """Bad input ends with one line on standard error and exit code 2, before anything was written."""
     if not condition:
-        print("error:", message.replace("\n", " "), file=sys.stderr)  # a Box prints itself in several lines
+        print("error:", " ".join(message.split()), file=sys.stderr)  # a Box prints itself in several lines
         raise SystemExit(2)
 
 
-# sync: end
 # OGBench.
 def make_manipspace(name: str):
     import gymnasium

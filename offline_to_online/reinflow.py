@@ -10,10 +10,9 @@ low-dimensional observations. PPO needs the density of the sampled chain only, n
 
 # Symbols: s observation, x_k intermediate chunk (B, d) of h actions, d = h * action dimension, normalised to [-1, 1] by
 # the data's range, v velocity, K steps, sigma(s) noise scale, B batch size.
-# sync: o2o-imports
 import copy
+import errno
 import glob
-import hashlib
 import importlib.metadata
 import importlib.util
 import io
@@ -29,12 +28,13 @@ import sys
 import sysconfig
 import time
 import warnings
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields, replace
+import zipfile
+import zlib
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import gymnasium as gym
-import mujoco
 import numpy as np
 import psutil
 import torch
@@ -45,7 +45,6 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 
-# sync: end
 @dataclass
 class Args:
     env_id: str = "can"  # lift, can or square, or an OGBench cube or scene task
@@ -80,414 +79,18 @@ class Args:
     step_limit: int | None = None  # environment steps after which an episode is truncated; default by task
     success_timing: Literal["pre", "post"] = "pre"  # OGBench reward and success of s (as in the data), or of s'
     device: str = "auto"  # auto (cuda where there is one, else cpu), cpu, cuda or mps
-    compile: bool = True  # compile flow matching's loss with torch.compile; on a CPU this needs a C++ compiler
+    compile: bool = True  # torch.compile flow matching's loss; a CPU needs a C++ compiler for it
     eval_frequency: int = 100_000  # offline updates or environment steps between evaluations, 0 for none
     eval_episodes: int = 50  # noise-free episodes per evaluation
     log_frequency: int = 1000  # offline updates between writes of the loss; online every iteration is written
     run_dir: str = "runs"  # folder that receives the run's own folder
-    checkpoint_frequency: int = 100_000  # offline updates or steps between checkpoints, 0: on SIGINT and SIGTERM only
+    checkpoint_frequency: int = 5000  # updates or steps between checkpoints; 0: only at the end and when interrupted
     resume: str | None = None  # run folder to go on in; flags come from its checkpoint, --total-timesteps may be raised
-    eval_only: bool = False  # with --resume: print the success rate of --eval-episodes episodes, and end
     exp_name: str = "o2o_" + os.path.splitext(os.path.basename(__file__))[0]  # name in the run's folder
-    save_model: bool = False  # write model.pt (networks, arguments) at the end
-    capture_video: bool = False  # record one episode of every evaluation; without a display set MUJOCO_GL=egl
-    track: bool = False  # send the run to Weights & Biases as well
-    wandb_project_name: str = "sac-flow"  # Weights & Biases project
-    wandb_entity: str | None = None  # Weights & Biases team
+    capture_video: bool = False  # film one episode of every evaluation; without a display set MUJOCO_GL=egl
+    track: bool = False  # send the run to Weights & Biases; its project and team: WANDB_PROJECT, WANDB_ENTITY
 
 
-PRESETS = {  # sparse rewards, step limit
-    "cube-single": (False, 200),
-    "cube-double": (False, 500),
-    "cube-triple": (False, 1000),
-    "cube-quadruple": (False, 1000),
-    "scene": (True, 750),
-    "lift": (False, 500),
-    "can": (False, 500),
-    "square": (False, 500),
-}
-PRESET_FLAGS = "sparse", "step_limit"
-
-
-# sync: require
-def require(condition: bool, message: str):
-    """Bad input ends with one line on standard error and exit code 2, before anything was written."""
-    if not condition:
-        print("error:", message.replace("\n", " "), file=sys.stderr)  # a Box prints itself in several lines
-        raise SystemExit(2)
-
-
-# sync: o2o-task
-ROBOMIMIC = {"lift": "Lift", "can": "PickPlaceCan", "square": "NutAssemblySquare"}
-OGBENCH = re.compile(r"(cube-(?:single|double|triple|quadruple)|scene)-(play|noisy)-singletask(-task[1-5])?-v0")
-OBS_KEYS = "robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos", "object"  # in a robomimic file
-
-
-def family(env_id: str) -> str:
-    """The task without its data and number: what presets belong to."""
-    named = OGBENCH.fullmatch(env_id)
-    return named[1] if named else env_id
-
-
-def with_presets(args: Args) -> Args:
-    """Fill in the flags that were left to the task."""
-    choices = ", ".join(ROBOMIMIC)
-    known = family(args.env_id) in PRESETS and (args.env_id in ROBOMIMIC or OGBENCH.fullmatch(args.env_id))
-    remedy = f"choose {choices}, or one as cube-double-play-singletask-task2-v0"
-    require(known, f"--env-id {args.env_id}: unknown; {remedy}")
-    preset = dict(zip(PRESET_FLAGS, PRESETS[family(args.env_id)], strict=True))
-    return replace(args, **{name: value for name, value in preset.items() if getattr(args, name) is None})
-
-
-class Robosuite(gym.Env):
-    """A robosuite task with robomimic's low-dimensional observation. Reward r - 1; success of s' terminates."""
-
-    render_mode = "rgb_array"
-
-    def __init__(self, env, step_limit: int):
-        self.env, self.step_limit = env, step_limit
-        size = len(self._observe(env.reset()))
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (size,))
-        self.action_space = gym.spaces.Box(*(np.float32(bound) for bound in env.action_spec))
-
-    @staticmethod
-    def _observe(obs: dict) -> np.ndarray:
-        return np.concatenate([obs["object-state" if key == "object" else key] for key in OBS_KEYS])
-
-    def reset(self, seed=None, options=None):
-        self.elapsed = 0
-        # Its parts share one generator, which has no other way to be seeded again.
-        self.env.rng.bit_generator.state = np.random.default_rng(seed).bit_generator.state
-        return self._observe(self.env.reset()), {}
-
-    def step(self, action):
-        obs, reward, _, _ = self.env.step(action)
-        self.elapsed += 1
-        success = bool(self.env._check_success())
-        return self._observe(obs), reward - 1.0, success, self.elapsed >= self.step_limit, {"success": success}
-
-    def render(self):
-        return self.env.sim.render(camera_name="agentview", width=256, height=256)[::-1]
-
-    def close(self):
-        self.env.close()
-
-
-def make_env(args: Args, video_dir: str | None = None) -> gym.Env:
-    """The task's environment: its reset takes a seed, of which, with the actions since, everything is a function. With
-    video_dir it can render, and records evaluations' first episodes there unless that is ""."""
-    warnings.filterwarnings("ignore", message=".*(precision lowered|GLFW|DISPLAY).*")
-    if args.env_id in ROBOMIMIC:
-        made_from = read_env_args(args)
-        try:
-            logging.disable(logging.WARNING)  # it warns of missing extras whenever it is imported
-            import robosuite
-        except ImportError as error:
-            require(False, f"--env-id {args.env_id}: {error}; pip install --no-deps robosuite==1.5.2")
-        finally:
-            logging.disable(logging.NOTSET)
-        kwargs = made_from["env_kwargs"] | {"has_renderer": False, "use_camera_obs": False, "hard_reset": False}
-        kwargs |= {"has_offscreen_renderer": video_dir is not None, "ignore_done": True, "reward_shaping": False}
-        kwargs |= {"seed": args.seed}  # it draws the sizes of objects when it is made
-        logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
-        try:
-            env = Robosuite(robosuite.make(made_from["env_name"], **kwargs), args.step_limit)
-        except Exception as error:  # whatever robosuite makes of an older version's flags
-            remedy = f"its env_args build no environment ({error!r}); choose a file made for robosuite 1.5"
-            require(False, f"--dataset-path {args.dataset_path}: {remedy}")
-    else:
-        try:
-            import ogbench.manipspace  # noqa: F401
-        except ImportError as error:
-            require(False, f"--env-id {args.env_id}: {error}; pip install -r requirements.txt of offline_to_online")
-        limits = {"max_episode_steps": args.step_limit, "success_timing": args.success_timing}
-        name = re.sub("-(play|noisy)-", "-", args.env_id)
-        env, core = (made := gym.make(name, disable_env_checker=True, **limits)), made.unwrapped
-        # Its reset takes random actions from a space that is made anew, unseeded, at every access: keep one instead.
-        own = {"action_space": core.action_space, "render_mode": "rgb_array"}
-        core.__class__ = type(type(core).__name__, (type(core),), own)
-        env = gym.wrappers.TransformReward(env, lambda reward: -float(reward != 0)) if args.sparse else env
-    if video_dir is not None:
-        try:
-            env.reset(seed=0)
-            env.render()  # fails here, and not at the first evaluation, where there is no display
-        except Exception as error:  # whatever the renderer makes of it
-            problem = str(error).partition("\n")[0]
-            sys.unraisablehook = lambda _: None  # a half-made renderer complains when it is deleted
-            require(False, f"--capture-video: {problem}; without a display set MUJOCO_GL=egl")
-    if video_dir:
-        return gym.wrappers.RecordVideo(env, video_dir, episode_trigger=lambda i: i % args.eval_episodes == 0)
-    return env
-
-
-def reset(env: gym.Env, seed: int) -> np.ndarray:
-    env.unwrapped.action_space.seed(seed)
-    return env.reset(seed=seed)[0]
-
-
-def episode_seed(args: Args, episode: int) -> int:
-    """Seed of a training episode, so that a checkpoint needs no more than its number and the actions since."""
-    return int(np.random.SeedSequence((args.seed, episode)).generate_state(1)[0] >> 1)
-
-
-# sync: o2o-data
-def find_dataset(args: Args) -> list[str]:
-    """The files of --dataset-path, or of the official place; ends the program, with a remedy, where there are none."""
-    make = f"make one: python make_dataset.py --env-id {args.env_id} --path "
-    if args.env_id in ROBOMIMIC:
-        official = os.path.expanduser(f"~/.robomimic/{args.env_id}/mh/low_dim_v15.hdf5")
-        source, make = "robomimic's multi-human low_dim_v15.hdf5", make + f"data/{args.env_id}.hdf5"
-    else:
-        name = re.sub("-singletask(-task.)?-", "-", args.env_id)
-        official = os.path.expanduser(f"~/.ogbench/data/{name}.npz")
-        source, make = f"OGBench's {name}.npz and {name}-val.npz", make + f"data/{name}.npz"
-    path = args.dataset_path or official
-    where = f"--dataset-path {args.dataset_path}" if args.dataset_path else "--dataset-path: none given, and"
-    require(os.path.exists(path), f"{where} {path} is not there; download {source} to it, or {make}")
-    files = sorted(glob.glob(f"{path}/*.npz")) if os.path.isdir(path) else [path]
-    files = [file for file in files if not file.endswith("-val.npz")]
-    end = ".hdf5" if args.env_id in ROBOMIMIC else ".npz"
-    fits = files and all(file.endswith(end) for file in files)
-    require(fits, f"--dataset-path {path}: {args.env_id} needs {end} data; take {source}, or {make}")
-    for file in files if end == ".npz" else ():
-        val = file.removesuffix(end) + "-val.npz"
-        require(os.path.exists(val), f"--dataset-path {path}: its validation file {val} is absent; download or make it")
-    return files
-
-
-def open_hdf5(args: Args, file: str):
-    try:
-        import h5py
-    except ImportError as error:
-        require(False, f"--dataset-path {file}: {error}; pip install -r requirements.txt of offline_to_online")
-    try:
-        return h5py.File(file, "r")
-    except OSError as error:
-        require(False, f"--dataset-path {file}: not readable as hdf5 ({error}); download or make it again")
-
-
-def read_env_args(args: Args) -> dict:
-    """What a robomimic file's environment is built from; refuses another task, robot or controller."""
-    (path,) = find_dataset(args)
-    with open_hdf5(args, path) as file:
-        missing = "data" not in file or "env_args" not in file["data"].attrs
-        require(not missing, f"--dataset-path {path}: no env_args in it; choose a robomimic low_dim file")
-        text = file["data"].attrs["env_args"]
-    try:
-        made_from = json.loads(text)
-        name, kwargs, wanted = made_from["env_name"], made_from["env_kwargs"], ROBOMIMIC[args.env_id]
-        robot, controller = kwargs.get("robots", "Panda"), kwargs["controller_configs"]
-        controller = controller.get("body_parts", {}).get("right", controller)  # robosuite 1.5 has one for each part
-        way = controller.get("input_type", "delta" if controller.get("control_delta", True) else "absolute")
-        kind = f"{controller.get('type')} {way}"
-    except Exception as error:  # whatever it holds instead
-        require(False, f"--dataset-path {path}: its env_args are not robomimic's ({error!r}); choose a low_dim file")
-    require(name == wanted, f"--dataset-path {path}: of {name}, not of {wanted}; choose another file or --env-id")
-    require(robot in ("Panda", ["Panda"]), f"--dataset-path {path}: made with {robot}; choose a file of one Panda")
-    remedy = "choose a file made with OSC_POSE delta"
-    require(kind == "OSC_POSE delta", f"--dataset-path {path}: made with the controller {kind}; {remedy}")
-    return made_from
-
-
-def check_ogbench(args: Args, files: list[str], env: gym.Env) -> int:
-    """Refuse files that are damaged or of another task, by what their arrays say of themselves; returns the rows of the
-    largest."""
-    widths = {"observations": env.observation_space.shape, "actions": env.action_space.shape}
-    widths["qpos"] = (env.unwrapped.model.nq,)
-    needed = [*widths, "qvel", "terminals"] + ["button_states"] * (family(args.env_id) == "scene")
-    rows = []
-    for file in files:
-        shapes, ended = {}, True
-        try:
-            with np.load(file) as arrays:
-                for key in arrays.files:
-                    with arrays.zip.open(f"{key}.npy") as member:
-                        first = np.lib.format.read_magic(member) == (1, 0)
-                        read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
-                        shapes[key] = read(member)[0]
-                if shapes.get("terminals"):
-                    ended = arrays["terminals"][-1:].all()
-        except Exception as error:  # whatever a damaged archive makes the reader raise
-            require(False, f"--dataset-path {file}: not readable as npz ({error}); download or make it again")
-        missing = ", ".join(key for key in needed if key not in shapes)
-        require(not missing, f"--dataset-path {file}: without {missing}; choose a file in OGBench's format")
-        lengths = {shapes[key][:1] for key in needed}
-        require(len(lengths) == 1, f"--dataset-path {file}: arrays of different lengths; download or make it again")
-        for key, width in widths.items():
-            own = shapes[key][1:]
-            require(own == width, f"--dataset-path {file}: {key} of size {own}, but {args.env_id} has {width[0]}")
-        require(ended, f"--dataset-path {file}: its last row ends no episode; download or make it again")
-        rows.append(shapes["terminals"][0])
-        enough = rows[-1] > args.horizon_length
-        require(enough, f"--dataset-path {file}: {rows[-1]} steps are fewer than a chunk; lower --horizon-length")
-    return max(rows)
-
-
-def load_ogbench(args: Args, file: str, env: gym.Env) -> dict[str, np.ndarray]:
-    """Steps of an OGBench file, relabelled for the task: name -> (N, n) or (N,). Rewards are those of s. Resets env."""
-    import ogbench.relabel_utils
-    import ogbench.utils
-
-    raw = ogbench.utils.load_dataset(file, add_info=True)
-    states = [key for key in ("qpos", "qvel", "button_states") if key in raw]
-    bad = ", ".join(key for key in states if not np.isfinite(raw[key]).all())
-    require(not bad, f"--dataset-path {file}: {bad} not finite (NaN or infinite); download or make it again")
-    ogbench.relabel_utils.relabel_dataset(args.env_id, env, raw)
-    reward = -(raw["rewards"] != 0).astype(np.float32) if args.sparse else raw["rewards"]
-    data = {"obs": raw["observations"], "action": raw["actions"], "reward": reward, "mask": raw["masks"]}
-    return data | {"terminal": raw["terminals"], "next_obs": raw["next_observations"]}
-
-
-def load_robomimic(args: Args, path: str, env: gym.Env) -> dict[str, np.ndarray]:
-    """Steps of a robomimic file, demonstrations in the order of their numbers: name -> (N, n) or (N,)."""
-    parts = {name: [] for name in ("obs", "action", "reward", "mask", "terminal", "next_obs")}
-    sizes = {"obs": env.observation_space.shape[0], "action": env.action_space.shape[0]}
-    with open_hdf5(args, path) as file:
-        demos = [name for name in file["data"] if re.fullmatch(r"demo_\d+", name)]
-        require(demos, f"--dataset-path {path}: no demonstrations in it; choose a robomimic low_dim file")
-        for demo in sorted(demos, key=lambda name: int(name[5:])):
-            group = file[f"data/{demo}"]
-            needed = ["actions", "rewards", "dones"]
-            needed += [f"{side}/{key}" for side in ("obs", "next_obs") for key in OBS_KEYS]
-            missing = ", ".join(key for key in needed if key not in group)
-            require(not missing, f"--dataset-path {path}: {demo} without {missing}; choose a robomimic low_dim file")
-            lengths = {len(group[key]) for key in needed}
-            require(len(lengths) == 1, f"--dataset-path {path}: {demo} has arrays of different lengths; make it again")
-            flat = ", ".join(key for key in needed if group[key].ndim != 1 + (key not in ("rewards", "dones")))
-            require(not flat, f"--dataset-path {path}: {demo} has {flat} of another shape; choose a low_dim file")
-            sparse = np.isin(group["rewards"], (0, 1)).all()
-            require(sparse, f"--dataset-path {path}: {demo} has rewards besides 0 and 1; choose a sparse low_dim file")
-            clock = group["states"][:, 0] if "states" in group else np.zeros(1)
-            bad = f"--dataset-path {path}: states of {demo} not finite (NaN or infinite); download or make it again"
-            require(np.isfinite(clock).all(), bad)
-            ordered = (np.diff(clock) >= 0).all()
-            require(ordered, f"--dataset-path {path}: the steps of {demo} are out of order; download or make it again")
-            for side in ("obs", "next_obs"):
-                parts[side].append(np.concatenate([group[f"{side}/{key}"][()] for key in OBS_KEYS], axis=1))
-            parts["action"].append(group["actions"][()])
-            parts["reward"].append(group["rewards"][()] - 1.0)
-            parts["mask"].append(1.0 - group["dones"][()])
-            # Official files go on for some steps that are all done: nothing behind the first belongs to a chunk.
-            parts["terminal"].append(group["dones"][()].astype(bool))
-            parts["terminal"][-1][-1] = True
-            for name, size in sizes.items():
-                own = parts[name][-1].shape[1]
-                remedy = f"{args.env_id} has {size}; choose another file"
-                require(own == size, f"--dataset-path {path}: {demo} has {name} of size {own}, but {remedy}")
-    return {name: np.concatenate(values, dtype=np.float32, casting="unsafe") for name, values in parts.items()}
-
-
-def load_dataset(args: Args, file: str, env: gym.Env) -> dict[str, np.ndarray]:
-    """Steps in the order of the file: obs (N, n), action (N, m), reward, mask (0: no bootstrap), terminal (last step of
-    its episode) (N,), next_obs (N, n), float32. Uses env to relabel."""
-    data = (load_robomimic if args.env_id in ROBOMIMIC else load_ogbench)(args, file, env)
-    bad = ", ".join(name for name, values in data.items() if not np.isfinite(values).all())
-    require(not bad, f"--dataset-path {file}: {bad} not finite (NaN or infinite); download or make it again")
-    count = len(data["reward"])
-    enough = count > args.horizon_length
-    require(enough, f"--dataset-path {file}: {count} steps are fewer than a chunk; lower --horizon-length")
-    largest = np.abs(data["action"]).max()
-    require(largest <= 1 + 1e-5, f"--dataset-path {file}: an action of {largest:.3g}, beyond 1; choose another file")
-    data["action"] = data["action"].clip(-1, 1)
-    return data
-
-
-def warn_without_success(args: Args, file: str, data: dict[str, np.ndarray]):
-    if (data["reward"] < 0).all():
-        print(f"warning: {file}: no success of {args.env_id} in {len(data['mask'])} steps", file=sys.stderr)
-
-
-class ReplayBuffer:
-    """Ring of environment steps, one row each, on one device: first the dataset's, then the online ones in order."""
-
-    def __init__(self, capacity: int, obs_dim: int, action_dim: int, device: torch.device):
-        self.widths = {"obs": obs_dim, "action": action_dim, "reward": 1, "mask": 1, "terminal": 1, "next_obs": obs_dim}
-        needed = 4 * capacity * sum(self.widths.values())
-        free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else psutil.virtual_memory().available
-        print(f"replay buffer: {capacity} steps, {needed / 2**30:.2f} GiB of {free / 2**30:.1f} GiB free")
-        most = int(0.8 * free / needed * capacity)
-        require(needed <= free, f"--buffer-size {capacity}: more than the free memory; {most} would fit")
-        self.rows = torch.empty(capacity, sum(self.widths.values()), device=device)
-        self.offline = self.count = 0  # rows of the dataset, and online steps, of which the ring may hold the last only
-
-    def load(self, data: dict[str, np.ndarray]):
-        """Put a dataset, or its next shard, in the first rows. Only before the first online step."""
-        self.offline = len(data["reward"])
-        for name in self.widths:
-            self.dataset(name)[:] = torch.from_numpy(data[name].reshape(self.offline, -1)).to(self.rows.device)
-        # What tells the dataset, or its shard, from another: the ring may overwrite it later.
-        self.fingerprint = [self.offline, self.rows[: self.offline].view(torch.int32).sum().item()]
-
-    def dataset(self, name: str) -> torch.Tensor:
-        """A column (N, n) of the dataset's steps."""
-        columns = self.rows[: self.offline].split(list(self.widths.values()), dim=1)
-        return dict(zip(self.widths, columns, strict=True))[name]
-
-    def add(self, **step) -> bool:
-        """Store one online step, given by name as NumPy arrays and numbers; False if it is not finite in float32."""
-        row = np.concatenate([np.atleast_1d(step[name]) for name in self.widths], dtype=np.float32)
-        self.rows[(self.offline + self.count) % len(self.rows)] = torch.from_numpy(row)
-        self.count += 1
-        return np.isfinite(row).all()
-
-    def read(self, start: int) -> np.ndarray:
-        """Rows of the online steps number start, .., count - 1, of which the ring must hold all."""
-        return self.rows[(self.offline + torch.arange(start, self.count)) % len(self.rows)].cpu().numpy()
-
-    def write(self, end: int, rows: np.ndarray):
-        """Put back what `read` returned when `count` was end."""
-        index = (self.offline + torch.arange(end - len(rows), end)) % len(self.rows)
-        self.rows[index] = torch.from_numpy(rows).to(self.rows.device)
-        self.count = end
-
-    def sample(self, batch: int, length: int, gamma: float, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Chunks that start uniformly among the steps in the order they were made, so that none spans the ring's seam:
-        obs (B, n), action (B, length m), reward (B,) discounted within the chunk, mask (B,) the least, next_obs (B, n)
-        of the last step, valid (B, length), 0 behind the end of an episode."""
-        total = self.offline + self.count
-        stored = min(total, len(self.rows))
-        start = torch.randint(stored - length + 1, (batch,), generator=generator, device=generator.device)
-        start += total - stored
-        index = (start[:, None] + torch.arange(length, device=start.device)) % len(self.rows)
-        rows = dict(zip(self.widths, self.rows[index].split(list(self.widths.values()), dim=2), strict=True))
-        ended = rows["terminal"].squeeze(2).cumsum(1) > 0
-        valid = torch.cat([torch.ones_like(ended[:, :1]), ~ended[:, :-1]], dim=1).float()
-        discounts = gamma ** torch.arange(length, device=start.device)
-        chunk = {"obs": rows["obs"][:, 0], "action": rows["action"].flatten(1), "valid": valid}
-        chunk |= {"reward": (rows["reward"].squeeze(2) * discounts).sum(1), "mask": rows["mask"].squeeze(2).amin(1)}
-        return chunk | {"next_obs": rows["next_obs"][:, -1]}
-
-
-# sync: o2o-check
-def check(args: Args) -> torch.device:
-    """Refuse flags that cannot work, naming flag and remedy; returns the device."""
-    inf, autotune = math.inf, getattr(args, "autotune", False)
-    limits = dict.fromkeys(("seed", "offline_steps", "total_timesteps", "learning_starts", "learning_rate"), (0, inf))
-    limits |= dict.fromkeys(("eval_frequency", "checkpoint_frequency", "beta_offline", "beta_online"), (0, inf))
-    limits |= {"gamma": (0, 1), "tau": (0, 1), "alpha": (1e-9 if autotune else 0, inf), "critic_hidden_dim": (2, inf)}
-    limits |= dict.fromkeys(("distill", "pretrain_lr", "actor_lr", "critic_lr", "critic_warmup", "ent_coef"), (0, inf))
-    limits |= dict.fromkeys(("vf_coef", "target_kl", "max_grad_norm"), (0, inf))
-    limits |= dict.fromkeys(("sigma", "min_std", "max_std"), (1e-4, 2)) | {"action_bound": (0.5, 1 - 1e-6)}
-    limits |= dict.fromkeys(("ema", "gae_lambda", "clip_coef"), (0, 1))
-    for field in fields(args):
-        value, flag = getattr(args, field.name), "--" + field.name.replace("_", "-")
-        low, high = limits.get(field.name, (1 if type(value) is int else -inf, inf))
-        fine = type(value) not in (int, float) or (low <= value <= high and abs(value) < inf)
-        require(fine, f"{flag} {value}: choose a number from {low} to {high}")
-    devices = ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
-    device = ("cuda" if "cuda" in devices else "cpu") if args.device == "auto" else args.device
-    for flag, fine, remedy in (
-        ("total_timesteps", args.offline_steps + args.total_timesteps, "nothing to do; raise it or --offline-steps"),
-        ("device", device in devices, f"not available here; choose auto, {', '.join(devices)}"),
-        ("eval_only", not args.eval_only or args.resume, "name the run's folder with --resume"),
-        ("track", not args.track or args.eval_only or importlib.util.find_spec("wandb"), "pip install wandb first"),
-        ("capture_video", not args.capture_video or importlib.util.find_spec("moviepy"), "pip install moviepy first"),
-    ):
-        require(fine, f"--{flag.replace('_', '-')} {getattr(args, flag)}: {remedy}")
-    return torch.device(device)
-
-
-# sync: end
 def mlp(sizes: list[int], activation: type) -> nn.Sequential:
     layers = [nn.Linear(sizes[0], sizes[1])]
     for fan_in, fan_out in zip(sizes[1:-1], sizes[2:], strict=True):
@@ -498,18 +101,22 @@ def mlp(sizes: list[int], activation: type) -> nn.Sequential:
 class Actor(nn.Module):
     """Flow policy with a learned noise scale: x_{k+1} = clip(x_k + v / K, -1, 1) + sigma(s) eps, all normalised."""
 
-    def __init__(self, obs_range: torch.Tensor, action_range: torch.Tensor, args: Args):
-        """obs_range (2, n) and action_range (2, d): the data's least and largest values."""
+    def __init__(self, obs_dim: int, action_dim: int, args):
         super().__init__()
-        self.K, self.action_dim = args.sampling_steps, action_range.shape[1]
-        self.register_buffer("obs_range", obs_range)
-        self.register_buffer("action_range", action_range)
+        self.K, self.action_dim = args.sampling_steps, action_dim
+        self.register_buffer("obs_range", torch.zeros(2, obs_dim))  # the data's least and largest values, see `fit`
+        self.register_buffer("action_range", torch.zeros(2, action_dim))
         self.register_buffer("frequency", torch.exp(-math.log(1e4) / 15 * torch.arange(16)))
         self.time = nn.Sequential(nn.Linear(32, 64), nn.Mish(), nn.Linear(64, 32))
-        obs_dim, hidden = obs_range.shape[1], [args.hidden_dim] * 3
-        self.velocity_net = mlp([obs_dim + self.action_dim + 32, *hidden, self.action_dim], nn.ReLU)
-        self.noise_net = mlp([obs_dim, *[args.critic_hidden_dim] * 3, self.action_dim], nn.Tanh)
+        self.velocity_net = mlp([obs_dim + action_dim + 32, *[args.hidden_dim] * 3, action_dim], nn.ReLU)
+        self.noise_net = mlp([obs_dim, *[args.critic_hidden_dim] * 3, action_dim], nn.Tanh)
         self.log_vars = 2 * math.log(args.min_std), 2 * math.log(args.max_std)
+
+    def fit(self, obs: torch.Tensor, action: torch.Tensor):
+        """Take the ranges of obs (N, n) and of the single actions (N, m)."""
+        self.obs_range.copy_(torch.stack([obs.amin(0), obs.amax(0)]))
+        ranges = torch.stack([action.amin(0), action.amax(0)])
+        self.action_range.copy_(ranges.repeat(1, self.action_dim // action.shape[1]))
 
     @staticmethod
     def _scaled(x: torch.Tensor, span: torch.Tensor) -> torch.Tensor:
@@ -560,7 +167,12 @@ class Actor(nn.Module):
         entropy = std.log().mean() * self.K / (self.K + 1) + 0.5 * math.log(2 * math.pi * math.e)
         return (log_prob / (self.K + 1) / self.action_dim).clamp(-1, 1), entropy
 
+    def act(self, obs: torch.Tensor, noise: torch.Tensor, deterministic=False) -> torch.Tensor:
+        """Chunks (B, d) alone, in environment units."""
+        return self.to_env(self.sample(obs, noise, deterministic)[-1]).clamp(-1, 1)
+
     def draw_noise(self, batch: int, generator: torch.Generator) -> torch.Tensor:
+        """Standard normal noise for x_0 and every step of `batch` chains."""
         return torch.randn(self.K + 1, batch, self.action_dim, generator=generator, device=generator.device)
 
 
@@ -604,208 +216,794 @@ class ReturnScale:
         return (reward / math.sqrt(self.var + 1e-8)).clamp(-10, 10)
 
 
-# sync: frozen-view
-def frozen_view(module: nn.Module) -> nn.Module:
-    """`module` in evaluation mode and without gradients, on the same storage: it follows every in-place update.
-
-    CrossQ acts, and computes a' and the actor's loss, with running statistics: a view spares switching modes.
-    """
-    view = copy.deepcopy(module).eval().requires_grad_(False)
-    for tensors in (nn.Module.parameters, nn.Module.buffers):
-        for mine, original in zip(tensors(view), tensors(module), strict=True):
-            mine.data = original.data
-    return view
+def descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor, max_norm: float):
+    """One step of the optimizer's parameters on the loss, its gradient clipped."""
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], max_norm)
+    optimizer.step()
 
 
-# sync: blas-products
-@contextmanager
-def blas_products():
-    """Products by BLAS, which on a CPU is two to three times faster than oneDNN for a batch as small as acting's."""
-    usual = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    yield
-    torch.set_float32_matmul_precision(usual)
+def cosine(optimizer: torch.optim.Optimizer, first: float, last: float, progress: float):
+    """Set the step size, which goes from first to last along a cosine."""
+    for group in optimizer.param_groups:
+        group["lr"] = last + 0.5 * (first - last) * (1 + math.cos(math.pi * min(progress, 1)))
 
 
-# sync: compiler
+def collect(actor, envs: list, args: Args, writer, generator, step: int, episode: int) -> tuple[dict, int, int]:
+    """Fresh episodes in every environment for --num-steps chunks, or to the last step, or to a signal to stop: name ->
+    (T, n, ..), and the numbers of steps and of episodes begun."""
+    last_step = args.offline_steps + args.total_timesteps
+    obs = np.stack([one.reset(seed=episode_seed(args.seed, episode + i))[0] for i, one in enumerate(envs)])
+    episode, lengths, returns = episode + len(envs), np.zeros(len(envs)), np.zeros(len(envs))
+    rows = {name: [] for name in ("obs", "chain", "reward", "terminated", "ended", "next_obs")}
+    for _ in range(args.num_steps):
+        with torch.no_grad():
+            chain = actor.sample(torch.as_tensor(obs, device=generator.device), actor.draw_noise(len(envs), generator))
+            chunks = actor.to_env(chain[-1]).clamp(-1, 1).view(len(envs), args.horizon_length, -1).cpu().numpy()
+        reward, terminated, ended = np.zeros((3, len(envs)))
+        next_obs, following = obs.copy(), obs.copy()
+        for i, one in enumerate(envs):
+            for action in chunks[i]:
+                next_obs[i], r, terminated[i], truncated, info = one.step(action)
+                reward[i], lengths[i], step = reward[i] + r, lengths[i] + 1, min(step + 1, last_step)
+                if terminated[i] or truncated:
+                    ended[i] = 1
+                    break
+            returns[i] += reward[i]
+            following[i] = next_obs[i]
+            if ended[i]:
+                writer.add_scalar("charts/episodic_return", returns[i], step)
+                writer.add_scalar("charts/episodic_length", lengths[i], step)
+                writer.add_scalar("charts/success", float(info["success"]), step)
+                following[i], _ = one.reset(seed=episode_seed(args.seed, episode))
+                episode, lengths[i], returns[i] = episode + 1, 0, 0
+        row = {"obs": obs, "reward": reward, "terminated": terminated, "ended": ended, "next_obs": next_obs}
+        for name, value in row.items():
+            rows[name].append(torch.as_tensor(value, dtype=torch.float32, device=generator.device))
+        rows["chain"].append(chain.transpose(0, 1))
+        obs = following
+        if STOP or step == last_step:
+            break
+    return {name: torch.stack(values) for name, values in rows.items()}, step, episode
+
+
+def improve(actor, critic, actor_optimizer, critic_optimizer, rollout: dict, args: Args, generator, warm: bool) -> dict:
+    """PPO's updates on one iteration's chunks, of the actor too once warm; returns tag -> mean value to log."""
+    with torch.no_grad():
+        value, next_value = (critic(actor.normalize(rollout[name])).squeeze(2) for name in ("obs", "next_obs"))
+        ends = rollout["terminated"], rollout["ended"], args.gamma, args.gae_lambda
+        advantage = advantages(rollout["reward"], value, next_value, *ends)
+        flat = {name: rollout[name].flatten(0, 1) for name in ("obs", "chain")}
+        flat |= {"advantage": advantage.flatten(), "return": (advantage + value).flatten()}
+        flat["log_prob"] = actor.log_prob(flat["obs"], flat["chain"].transpose(0, 1))[0]
+    history, divergence = {}, 0.0
+    for _ in range(args.update_epochs):
+        order = torch.randperm(len(flat["obs"]), generator=generator, device=generator.device)
+        for index in order.split(args.batch_size_online):
+            batch = {name: values[index] for name, values in flat.items()}
+            # Critic.
+            loss = 0.5 * F.mse_loss(critic(actor.normalize(batch["obs"])).squeeze(1), batch["return"])
+            descend(critic_optimizer, args.vf_coef * loss, args.max_grad_norm)
+            values = {"losses/value_loss": loss.item()}
+            if warm and divergence <= args.target_kl:
+                # Actor.
+                log_prob, entropy = actor.log_prob(batch["obs"], batch["chain"].transpose(0, 1))
+                ratio = (log_prob - batch["log_prob"]).exp()
+                clipped = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
+                var, mean = torch.var_mean(batch["advantage"], correction=0)
+                advantage = (batch["advantage"] - mean) / (var.sqrt() + 1e-8)
+                gain = torch.minimum(ratio * advantage, clipped * advantage).mean()
+                descend(actor_optimizer, -gain - args.ent_coef * entropy, args.max_grad_norm)
+                divergence = ((ratio - 1) - ratio.log()).mean().item()
+                clip_share = ((ratio - 1).abs() > args.clip_coef).float().mean().item()
+                values |= {"losses/actor_loss": -gain.item(), "losses/approx_kl": divergence}
+                values |= {"losses/clip_fraction": clip_share, "policy/entropy": entropy.item()}
+            for name, value in values.items():
+                history.setdefault(name, []).append(value)
+    return {name: np.mean(values) for name, values in history.items()}
+
+
+def main(args: Args) -> str:
+    """Pretrain and fine-tune, or go on with a run; returns the run's folder."""
+    args = with_presets(args)
+    device = check(args)
+    require(args.min_std < args.max_std, f"--min-std {args.min_std}: must be below --max-std")
+    checkpoint = load_checkpoint(args.resume) if args.resume else None
+    start, episode, iteration, evaluated, segments = 0, 0, 0, True, [(0, 0, 0)]
+    if checkpoint:
+        was, segments = checkpoint["device"], checkpoint["segments"]
+        require(was == device.type, f"--device {device.type}: the checkpoint is of a run on {was}; resume it there")
+        start, episode, iteration, evaluated = checkpoint["counters"]
+    last_step = args.offline_steps + args.total_timesteps
+    files = find_dataset(args)
+    require(len(files) == 1, f"--dataset-path {args.dataset_path}: a folder of shards; name one file, or its only one")
+    env = make_env(args)
+    eval_env = make_env(args, args.capture_video) if args.eval_frequency else env
+    envs = [env] + [make_env(args) for _ in range(args.num_envs - 1) if args.total_timesteps]
+    obs_dim, action_dim = env.observation_space.shape[0], env.action_space.shape[0]
+    buffer = open_buffer(args, files, files[0], env, device)
+    same = not checkpoint or buffer.fingerprint == checkpoint["data"]
+    require(same, f"--resume {args.resume}: the files of {args.dataset_path} have changed since; restore them")
+
+    # Networks and optimizers.
+    # "medium" sends float32 products to oneDNN on a CPU (bfloat16 only where the CPU has AMX), "high" is TF32 on CUDA.
+    torch.set_float32_matmul_precision("medium" if device.type == "cpu" else "high")
+    torch.manual_seed(args.seed)
+    generator = torch.Generator(device).manual_seed(args.seed)
+    flow = Actor(obs_dim, args.horizon_length * action_dim, args).to(device)
+    flow.fit(buffer.dataset("obs"), buffer.dataset("action"))
+    actor = copy.deepcopy(flow)  # an average of its weights while it is pretrained: what acts, and is fine-tuned
+    critic = mlp([obs_dim, *[args.critic_hidden_dim] * 3, 1], nn.Mish).to(device)
+    pretrain_optimizer = torch.optim.AdamW(flow.parameters(), lr=args.pretrain_lr, weight_decay=1e-6, fused=True)
+    actor_optimizer = torch.optim.AdamW(actor.parameters(), lr=args.actor_lr, weight_decay=0, fused=True)
+    critic_optimizer = torch.optim.AdamW(critic.parameters(), lr=args.critic_lr, weight_decay=1e-5, fused=True)
+    scale, compiled = ReturnScale(args.gamma), args.compile and has_compiler(device)
+    flow_loss_fn = torch.compile(flow_loss, dynamic=False) if compiled else flow_loss
+
+    def draw(generator: torch.Generator) -> tuple:
+        """What flow matching takes besides the network: chunks, x_0 and t."""
+        batch = buffer.sample(args.batch_size, args.horizon_length, 1.0, generator)
+        noise = actor.draw_noise(args.batch_size, generator)[0]
+        return batch, noise, torch.rand(args.batch_size, 1, generator=generator, device=device)
+
+    if args.compile and not compiled:
+        print("no compiler or no Python.h found: running without torch.compile, slower")
+    if compiled:
+        # Compile before the loop, on a batch of its own: the loss is pure and leaves no trace, and Ctrl-C has nothing
+        # to lose. The batch is drawn as all are, because another layout in memory would compile again.
+        began, own = time.perf_counter(), torch.Generator(device).manual_seed(0)
+        print("compiling, a minute or two at first, seconds from the cache", flush=True)
+        flow_loss_fn(flow, *draw(own)).backward()
+        print(f"compiled in {time.perf_counter() - began:.0f} s", flush=True)
+
+    # A checkpoint is these parts, the generator, the running scale of returns and the counters.
+    parts = {"flow": flow, "actor": actor, "critic": critic, "pretrain_optimizer": pretrain_optimizer}
+    parts |= {"actor_optimizer": actor_optimizer, "critic_optimizer": critic_optimizer}
+    if checkpoint:
+        restore(args.resume, checkpoint, parts, buffer)
+        generator.set_state(checkpoint["generator"])
+        scale.count, scale.mean, scale.var = checkpoint["scale"]
+    path, writer = start_run(args, device, start)
+    if not checkpoint:
+        writer.add_text("data", describe(files, buffer))
+
+    def log_evaluation(step: int) -> bool:
+        """Evaluate and write the scores; False if a signal came in between: a resumed run then does it again."""
+        film = f"{path}/videos/step-{step}.mp4" if args.capture_video else None
+        scores = evaluate(actor, eval_env, args, device, film)
+        for name, value in (scores or {}).items():
+            writer.add_scalar(f"eval/{name}", value, step)
+        if scores:
+            text = f"success {scores['success']:.2f}  eval return {scores['episodic_return']:.1f}"
+            tqdm.write(f"step {step}/{last_step} {'online' if step > args.offline_steps else 'offline'}  {text}")
+        return scores is not None
+
+    def due(frequency: int, before: int, step: int) -> bool:
+        """Whether step has passed a multiple of frequency since before, or ended a phase."""
+        ended = step in (args.offline_steps, last_step)
+        return before < step and frequency > 0 and (ended or step // frequency > before // frequency)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    evaluated = evaluated or log_evaluation(start)
+    progress, step, metrics = progress_bar(start, args), start, {}
+    clock, clock_step = time.perf_counter(), start
+    while step < last_step and not STOP:
+        before, began = step, (step, episode, generator.get_state())
+        if step < args.offline_steps:
+            # Flow matching.
+            cosine(pretrain_optimizer, args.pretrain_lr, 0.1 * args.pretrain_lr, step / args.offline_steps)
+            loss = flow_loss_fn(flow, *draw(generator))
+            descend(pretrain_optimizer, loss, args.max_grad_norm)
+            with torch.no_grad():  # or the average would drag along the graph of all its updates
+                torch._foreach_lerp_(list(actor.parameters()), list(flow.parameters()), 1 - args.ema)
+            step, metrics = step + 1, {"losses/flow_loss": loss.detach()}
+        else:
+            # An iteration of PPO.
+            done = (step - args.offline_steps) / args.total_timesteps
+            cosine(actor_optimizer, args.actor_lr, 0.44 * args.actor_lr, done)
+            rollout, step, episode = collect(actor, envs, args, writer, generator, step, episode)
+            if STOP:  # what the iteration has done is dropped: the checkpoint is that of its beginning
+                step, episode, state = began
+                generator.set_state(state)
+            else:
+                rollout["reward"] = scale(rollout["reward"], rollout["ended"])
+                networks = actor, critic, actor_optimizer, critic_optimizer
+                metrics = improve(*networks, rollout, args, generator, iteration >= args.critic_warmup)
+                iteration += 1
+
+        # Log: the only place that reads from the device, besides PPO and checkpoints.
+        progress.update(step - before)
+        if step > before and (step % args.log_frequency == 0 or step > args.offline_steps or step == last_step):
+            for tag, value in finite(step, metrics).items():
+                writer.add_scalar(tag, value, step)
+            writer.add_scalar("charts/SPS", (step - clock_step) / (time.perf_counter() - clock), step)
+            clock, clock_step = time.perf_counter(), step
+        paused = time.perf_counter()
+        if step == args.offline_steps:
+            progress.close()
+            progress = progress_bar(step, args)
+        # Evaluate.
+        if due(args.eval_frequency, before, step):
+            evaluated = log_evaluation(step)
+        # Checkpoint: that of the last step says that all is done.
+        if STOP or step == last_step or due(args.checkpoint_frequency, before, step):
+            finite(step, metrics)
+            writer.flush()
+            state = {name: part.state_dict() for name, part in parts.items()} | {"args": asdict(args)}
+            state |= {"generator": generator.get_state(), "data": buffer.fingerprint, "device": device.type}
+            state |= {"scale": [scale.count, scale.mean, scale.var]}
+            state["made_from"] = getattr(env.unwrapped, "made_from", None)
+            state["counters"] = step, episode, iteration, evaluated
+            segments = save_checkpoint(path, state, buffer, segments)
+        clock += time.perf_counter() - paused  # steps/s is of training alone
+    for finished in {progress, writer, *envs, eval_env}:  # without evaluations the last is one of those
+        finished.close()
+    if STOP and (step < last_step or not evaluated):
+        print(f"interrupted; go on with: {sys.executable} {sys.argv[0]} --resume {path}")
+        raise SystemExit(128 + STOP[0])
+    return path
+
+
+# Housekeeping: whoever reads for the algorithm stops here.
+FORMAT = "offline to online 2"  # of a checkpoint: another one's cannot be resumed
+ROBOMIMIC = {"lift": "Lift", "can": "PickPlaceCan", "square": "NutAssemblySquare"}
+OGBENCH = re.compile(r"(cube-(?:single|double|triple|quadruple)|scene)-(play|noisy)-singletask(-task[1-5])?-v0")
+OBS_KEYS = "robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos", "object"  # in a robomimic file
+PRESETS = {  # sparse rewards, step limit
+    "cube-single": (False, 200),
+    "cube-double": (False, 500),
+    "cube-triple": (False, 1000),
+    "cube-quadruple": (False, 1000),
+    "scene": (True, 750),
+    "lift": (False, 500),
+    "can": (False, 500),
+    "square": (False, 500),
+}
+PRESET_FLAGS = "sparse", "step_limit"
+LIMITS = {"gamma": (0, 1), "ema": (0, 1), "gae_lambda": (0, 1), "clip_coef": (0, 1)}
+LIMITS |= {"min_std": (1e-4, 2), "max_std": (1e-4, 2), "critic_hidden_dim": (2, 2**14)}
+
+
+def require(condition: bool, message: str):
+    """Bad input ends with one line on standard error and exit code 2, before anything was written."""
+    if not condition:
+        print("error:", " ".join(message.split()), file=sys.stderr)  # a Box prints itself in several lines
+        raise SystemExit(2)
+
+
+def family(env_id: str) -> str:
+    """The task without its data and number: what presets belong to."""
+    named = OGBENCH.fullmatch(env_id)
+    return named[1] if named else env_id
+
+
+def with_presets(args: Args) -> Args:
+    """Fill in the flags that were left to the task."""
+    known = args.env_id in ROBOMIMIC or OGBENCH.fullmatch(args.env_id)
+    remedy = f"choose {', '.join(ROBOMIMIC)}, or one as cube-double-play-singletask-task2-v0"
+    require(known, f"--env-id {args.env_id}: unknown; {remedy}")
+    preset = dict(zip(PRESET_FLAGS, PRESETS[family(args.env_id)], strict=True))
+    return replace(args, **{name: value for name, value in preset.items() if getattr(args, name) is None})
+
+
+def check(args: Args) -> torch.device:
+    """Refuse flags that cannot work, naming flag and remedy; returns the device."""
+    from_zero = "seed", "offline_steps", "total_timesteps", "learning_starts", "critic_warmup"
+    from_zero += "eval_frequency", "checkpoint_frequency"
+    for name, value in asdict(args).items():
+        usual = (0, 1e9) if type(value) is float else (0 if name in from_zero else 1, 2**62)
+        low, high = LIMITS.get(name, usual)
+        fine = type(value) not in (int, float) or low <= value <= high
+        require(fine, f"--{name.replace('_', '-')} {value}: choose a number from {low} to {high}")
+    devices = ["cpu"] + ["mps"] * torch.backends.mps.is_available() + ["cuda"] * torch.cuda.is_available()
+    device = {"auto": "cuda" if "cuda" in devices else "cpu"}.get(args.device, args.device)
+    for flag, fine, remedy in (
+        ("total_timesteps", args.offline_steps + args.total_timesteps, "nothing to do; raise it or --offline-steps"),
+        ("device", device in devices, f"not available here; choose auto, {', '.join(devices)}"),
+        ("track", not args.track or importlib.util.find_spec("wandb"), "pip install wandb first"),
+        ("capture_video", not args.capture_video or importlib.util.find_spec("imageio_ffmpeg"), "needs imageio-ffmpeg"),
+    ):
+        require(fine, f"--{flag.replace('_', '-')} {getattr(args, flag)}: {remedy}")
+    return torch.device(device)
+
+
 def has_compiler(device: torch.device) -> bool:
     """Whether torch.compile finds Python.h and its compiler: of C++ on a CPU, of C, for Triton's launchers, on CUDA."""
     usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
-    names = (os.environ.get("CXX", usual),) if device.type == "cpu" else (os.environ.get("CC", "gcc"), "clang")
+    names = [os.environ.get("CXX", usual)] if device.type == "cpu" else [os.environ.get("CC", "gcc"), "clang"]
     return os.path.exists(sysconfig.get_path("include") + "/Python.h") and any(map(shutil.which, names))
 
 
-# sync: hold-signals
-@contextmanager
-def hold_signals():
-    """Signals to stop wait until the end: torch.compile runs a C++ compiler in there, which may get them as well."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+class Robosuite(gym.Env):
+    """A robosuite task with robomimic's low-dimensional observation. Reward r - 1; success of s' terminates."""
+
+    render_mode, metadata = "rgb_array", {"render_fps": 20}
+
+    def __init__(self, args: Args, made_from: dict, film: bool):
+        """made_from: a robomimic file's env_args."""
+        logging.disable(logging.WARNING)  # it warns of missing extras whenever it is imported
+        import robosuite
+
+        logging.disable(logging.NOTSET)
+        logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
+        kwargs = made_from["env_kwargs"] | {"has_renderer": False, "use_camera_obs": False, "hard_reset": False}
+        kwargs |= {"has_offscreen_renderer": film, "ignore_done": True, "reward_shaping": False}
+        # The seed is also that of the sizes of objects, drawn when it is made.
+        self.env = robosuite.make(made_from["env_name"], **kwargs | {"seed": args.seed})
+        self.made_from, self.step_limit = made_from, args.step_limit
+        size = len(self._observe(self.env.reset()))
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (size,))
+        self.action_space = gym.spaces.Box(*(np.float32(bound) for bound in self.env.action_spec))
+
+    @staticmethod
+    def _observe(obs: dict) -> np.ndarray:
+        return np.concatenate([obs["object-state" if key == "object" else key] for key in OBS_KEYS])
+
+    def reset(self, seed=None, options=None):
+        self.elapsed = 0
+        # Its parts share one generator, which has no other way to be seeded again.
+        self.env.rng.bit_generator.state = np.random.default_rng(seed).bit_generator.state
+        return self._observe(self.env.reset()), {}
+
+    def step(self, action):
+        obs, reward, _, _ = self.env.step(action)
+        self.elapsed += 1
+        success = bool(self.env._check_success())
+        return self._observe(obs), reward - 1.0, success, self.elapsed >= self.step_limit, {"success": success}
+
+    def render(self):
+        return self.env.sim.render(camera_name="agentview", width=256, height=256)[::-1]
+
+    def close(self):
+        self.env.close()
+
+
+class Seeded(gym.Wrapper):
+    """OGBench's reset takes random actions from a space that is made anew, unseeded, at every access: keep one."""
+
+    def __init__(self, env: gym.Env):
+        super().__init__(env)
+        core = env.unwrapped
+        core.__class__ = type(type(core).__name__, (type(core),), {"action_space": core.action_space})
+
+    def reset(self, *, seed=None, options=None):
+        self.unwrapped.action_space.seed(seed)
+        return self.env.reset(seed=seed, options=options)
+
+
+def make_env(args: Args, film: bool = False, made_from: dict | None = None) -> gym.Env:
+    """The task's environment: of its reset's seed and the actions since, everything is a function. A robosuite task is
+    built from made_from, by default the env_args of the dataset. Observations are float32 copies."""
+    warnings.filterwarnings("ignore", message=".*(precision lowered|GLFW|DISPLAY).*")
     try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if args.env_id in ROBOMIMIC:
+            env = Robosuite(args, made_from or read_env_args(args), film)
+        else:
+            import ogbench.manipspace  # noqa: F401
+
+            limits = {"max_episode_steps": args.step_limit, "success_timing": args.success_timing}
+            name = re.sub("-(play|noisy)-", "-", args.env_id)
+            env = Seeded(gym.make(name, disable_env_checker=True, **limits))
+    except ImportError as error:
+        remedy = "pip install -r requirements.txt of offline_to_online, and --no-deps robosuite==1.5.2"
+        require(False, f"--env-id {args.env_id}: {error}; {remedy}")
+    except Exception as error:  # whatever robosuite makes of an older version's flags
+        remedy = f"its env_args build no environment ({error!r}); choose a file made for robosuite 1.5"
+        require(args.env_id not in ROBOMIMIC, f"--dataset-path {args.dataset_path}: {remedy}")
+        raise
+    if args.sparse and args.env_id not in ROBOMIMIC:
+        env = gym.wrappers.TransformReward(env, lambda reward: -float(reward != 0))
+    if film:
+        try:
+            env.reset(seed=0)
+            env.render()  # fails here, and not at the first evaluation, where there is no display
+        except Exception as error:  # whatever the renderer makes of it
+            sys.unraisablehook = lambda _: None  # a half-made renderer complains when it is deleted
+            require(False, f"--capture-video: {error}; without a display set MUJOCO_GL=egl")
+    return gym.wrappers.TransformObservation(env, lambda obs: np.array(obs, np.float32), env.observation_space)
 
 
-# sync: o2o-evaluate
-def evaluate(act, args: Args, env: gym.Env, device: torch.device) -> dict[str, float]:
-    """Success rate, mean return and length of --eval-episodes noise-free episodes: success is the last step's. Same
-    seed, same start states and A_0."""
-    generator, totals = torch.Generator(device).manual_seed(10_000 + args.seed), np.zeros(3)
+def episode_seed(seed: int, episode: int) -> int:
+    """Of a training episode: with it and the actions since, exact resume needs no state of the simulator."""
+    return int(np.random.SeedSequence((seed, episode)).generate_state(1)[0])
+
+
+def replay_episode(env: gym.Env, buffer, start: int, seed: int) -> tuple[np.ndarray, float] | None:
+    """Take env to where the run stands, by its actions since step `start` once more: observation, return so far. None
+    where an observation differs from the stored one, or where the buffer does not reach back to start."""
+    if buffer.count - start > len(buffer.rows):
+        return None
+    rows = buffer.split(buffer.rows[torch.arange(start, buffer.count) % len(buffer.rows)])
+    (obs, _), episode_return = env.reset(seed=seed), 0.0
+    columns = [rows[name].cpu().numpy() for name in ("obs", "action", "next_obs")]
+    for before, action, after in zip(*columns, strict=True):
+        repeats = np.array_equal(obs, before)
+        obs, reward, *_ = env.step(action)
+        if not repeats or not np.array_equal(obs, after):
+            return None
+        episode_return += float(reward)
+    return obs, episode_return
+
+
+def find_dataset(args: Args) -> list[str]:
+    """The files of --dataset-path, or of the official place; ends the program, with a remedy, where there are none."""
+    name, end = re.sub("-singletask(-task.)?-", "-", args.env_id), ".npz"
+    official, source = f"~/.ogbench/data/{name}.npz", f"OGBench's {name}.npz and {name}-val.npz"
+    if args.env_id in ROBOMIMIC:
+        end, source = ".hdf5", "robomimic's multi-human low_dim_v15.hdf5"
+        official = f"~/.robomimic/{name}/mh/low_dim_v15.hdf5"
+    path = args.dataset_path or os.path.expanduser(official)
+    maker = os.path.relpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "make_dataset.py"))
+    make = f"make one: {sys.executable} {maker} --env-id {args.env_id} --path data/{name}{end}"
+    files = sorted(glob.glob(f"{path}/*.npz")) if os.path.isdir(path) else [path]
+    files = [file for file in files if not file.endswith("-val.npz")]
+    beside = [file.removesuffix(end) + "-val.npz" for file in files if end == ".npz"]
+    absent = [file for file in beside if not os.path.exists(file)]
+    for fine, problem in (
+        (os.path.exists(path), f"{path} is not there; download {source} to it, or {make}"),
+        (files and all(file.endswith(end) for file in files), f"is no {end} data; take {source}, or {make}"),
+        (not absent, f"its validation file {', '.join(absent[:1])} is absent; download or make it"),
+    ):
+        require(fine, f"--dataset-path {args.dataset_path or '(none given)'}: {problem}")
+    return files
+
+
+def read_env_args(args: Args) -> dict:
+    """What a robomimic file's environment is built from; refuses another task, robot or controller."""
+    import h5py
+
+    (path,) = find_dataset(args)
+    try:
+        with h5py.File(path, "r") as file:
+            made_from = json.loads(file["data"].attrs["env_args"])
+        name, kwargs = made_from["env_name"], made_from["env_kwargs"]
+        robot, controller = kwargs.get("robots", "Panda"), kwargs["controller_configs"]
+        controller = controller.get("body_parts", {}).get("right", controller)  # robosuite 1.5 has one for each part
+        way = controller.get("input_type", "delta" if controller.get("control_delta", True) else "absolute")
+        kind = f"{controller.get('type')} {way}"
+    except Exception as error:  # whatever it holds instead
+        require(False, f"--dataset-path {path}: not robomimic's low_dim format ({error!r}); download or make it again")
+    wanted = ROBOMIMIC[args.env_id]
+    for fine, problem in (
+        (name == wanted, f"of {name}, not of {wanted}; choose another file or --env-id"),
+        (robot in ("Panda", ["Panda"]), f"made with {robot}; choose a file of one Panda"),
+        (kind == "OSC_POSE delta", f"made with the controller {kind}; choose a file made with OSC_POSE delta"),
+    ):
+        require(fine, f"--dataset-path {path}: {problem}")
+    return made_from
+
+
+def check_ogbench(args: Args, files: list[str], env: gym.Env) -> int:
+    """Refuse files that are damaged or of another task, by what their arrays say of themselves; returns the rows of the
+    largest."""
+    widths = {"observations": env.observation_space.shape, "actions": env.action_space.shape}
+    widths["qpos"] = (env.unwrapped.model.nq,)
+    needed = [*widths, "qvel", "terminals"] + ["button_states"] * (family(args.env_id) == "scene")
+    most_rows = 0
+    for file in files:
+        shapes = dict.fromkeys(needed, ())
+        try:
+            with np.load(file) as arrays:
+                for key in arrays.files:
+                    with arrays.zip.open(f"{key}.npy") as member:
+                        np.lib.format.read_magic(member)
+                        shapes[key] = np.lib.format.read_array_header_1_0(member)[0]
+                ended = "terminals" in arrays and arrays["terminals"][-1:].all()
+        except Exception as error:  # whatever a damaged archive makes the reader raise
+            require(False, f"--dataset-path {file}: not readable as npz ({error}); download or make it again")
+        missing = [key for key in needed if not shapes[key]]
+        wrong = [f"{key} of size {shapes[key][1:]}" for key, size in widths.items() if shapes[key][1:] != size]
+        rows = sum(shapes["terminals"])
+        for fine, problem in (
+            (not missing, f"without {', '.join(missing)}; choose a file in OGBench's format"),
+            (len({shapes[key][:1] for key in needed}) == 1, "arrays of different lengths; download or make it again"),
+            (not wrong, f"{', '.join(wrong)}, not of {args.env_id}, which has {widths}"),
+            (ended, "its last row ends no episode; download or make it again"),
+            (rows > args.horizon_length, f"{rows} steps are fewer than a chunk; lower --horizon-length"),
+        ):
+            require(fine, f"--dataset-path {file}: {problem}")
+        most_rows = max(most_rows, rows)
+    return most_rows
+
+
+def load_ogbench(args: Args, file: str, env: gym.Env) -> dict[str, np.ndarray]:
+    """Steps of an OGBench file, relabelled for the task: name -> (N, n) or (N,). Rewards are those of s. Resets env."""
+    import ogbench.relabel_utils
+    import ogbench.utils
+
+    raw = ogbench.utils.load_dataset(file, add_info=True)
+    states = [key for key in ("qpos", "qvel", "button_states") if key in raw]
+    bad = ", ".join(key for key in states if not np.isfinite(raw[key]).all())
+    require(not bad, f"--dataset-path {file}: {bad} not finite (NaN or infinite); download or make it again")
+    ogbench.relabel_utils.relabel_dataset(args.env_id, env, raw)
+    reward = -(raw["rewards"] != 0).astype(np.float32) if args.sparse else raw["rewards"]
+    data = {"obs": raw["observations"], "action": raw["actions"], "reward": reward, "mask": raw["masks"]}
+    return data | {"terminal": raw["terminals"], "next_obs": raw["next_observations"]}
+
+
+def load_robomimic(args: Args, path: str, env: gym.Env) -> dict[str, np.ndarray]:
+    """Steps of a robomimic file, demonstrations in the order of their numbers: name -> (N, n) or (N,)."""
+    import h5py
+
+    sizes = {"obs": env.observation_space.shape[0], "action": env.action_space.shape[0]}
+    needed = {"actions": 2, "rewards": 1, "dones": 1}  # dimensions
+    needed |= {f"{side}/{key}": 2 for side in ("obs", "next_obs") for key in OBS_KEYS}
+    columns, failed = {name: [] for name in ("obs", "action", "reward", "mask", "terminal", "next_obs")}, 0
+    with h5py.File(path, "r") as file:
+        demos = [name for name in file["data"] if re.fullmatch(r"demo_\d+", name)]
+        require(demos, f"--dataset-path {path}: no demonstrations in it; choose a robomimic low_dim file")
+        for demo in sorted(demos, key=lambda name: int(name[5:])):
+            group = file[f"data/{demo}"]
+            missing = ", ".join(key for key in needed if key not in group)
+            require(not missing, f"--dataset-path {path}: {demo} without {missing}; choose a robomimic low_dim file")
+            arrays = {key: group[key][()] for key in needed}
+            flat = ", ".join(key for key in needed if arrays[key].ndim != needed[key])
+            clock = group["states"][:, 0] if "states" in group else np.zeros(1)
+            reward, done = arrays["rewards"], arrays["dones"].astype(bool)
+            for fine, problem in (
+                (not flat, f"{flat} of another shape"),
+                (len({values.shape[:1] for values in arrays.values()}) == 1, "arrays of different lengths"),
+                (done.size > 0, "no steps"),
+                (np.isin(reward, (0, 1)).all(), "rewards besides 0 and 1; choose a sparse low_dim file"),
+                (np.isfinite(clock).all(), "states not finite (NaN or infinite)"),
+                (not (np.diff(clock) < 0).any(), "its steps out of order"),
+            ):
+                require(fine, f"--dataset-path {path}: {demo} has {problem}; download or make it again")
+            # A failed demonstration is done at its end too: no success, so that its end has a value like any state.
+            step = {"action": arrays["actions"], "reward": reward - 1.0, "mask": 1.0 - (done & (reward == 1))}
+            # Official files go on for some steps that are all done: nothing behind the first belongs to a chunk.
+            step["terminal"] = done | (np.arange(len(done)) == len(done) - 1)
+            for side in ("obs", "next_obs"):
+                step[side] = np.concatenate([arrays[f"{side}/{key}"] for key in OBS_KEYS], axis=1)
+            for name, size in sizes.items():
+                problem = f"{demo} has {name} of size {step[name].shape[1]}, but {args.env_id} has {size}"
+                require(step[name].shape[1] == size, f"--dataset-path {path}: {problem}; choose another file")
+            for name, values in step.items():
+                columns[name].append(values)
+            failed += not reward.any()
+    print(f"{path}: {len(demos)} demonstrations, of which {failed} failed: their ends bootstrap")
+    return {name: np.concatenate(values, dtype=np.float32, casting="unsafe") for name, values in columns.items()}
+
+
+def load_dataset(args: Args, file: str, env: gym.Env) -> dict[str, np.ndarray]:
+    """Steps in the order of the file: obs (N, n), action (N, m), reward, mask (0: no bootstrap), terminal (last step of
+    its episode) (N,), next_obs (N, n), float32. Uses env to relabel."""
+    data = (load_robomimic if args.env_id in ROBOMIMIC else load_ogbench)(args, file, env)
+    bad = ", ".join(name for name, values in data.items() if not np.isfinite(values).all())
+    count, largest = len(data["reward"]), np.abs(data["action"]).max()
+    for fine, problem in (
+        (not bad, f"{bad} not finite (NaN or infinite); download or make it again"),
+        (count > args.horizon_length, f"{count} steps are fewer than a chunk; lower --horizon-length"),
+        (largest <= 1 + 1e-5, f"an action of {largest:.3g}, beyond 1; choose another file"),
+    ):
+        require(fine, f"--dataset-path {file}: {problem}")
+    data["action"] = data["action"].clip(-1, 1)
+    if (data["reward"] < 0).all():
+        print(f"warning: {file}: no success of {args.env_id} in {count} steps", file=sys.stderr)
+    return data
+
+
+class ReplayBuffer:
+    """Ring of environment steps, one row each, on one device: online step i is in row i modulo the capacity, and the
+    dataset before step 0, at the end: what grows old, and is overwritten, first."""
+
+    def __init__(self, capacity: int, obs_dim: int, action_dim: int, device: torch.device):
+        self.widths = {"obs": obs_dim, "action": action_dim, "reward": 1, "mask": 1, "terminal": 1, "next_obs": obs_dim}
+        needed = 4 * capacity * sum(self.widths.values())
+        free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else psutil.virtual_memory().available
+        print(f"replay buffer: {capacity} steps, {needed / 2**30:.2f} GiB of {free / 2**30:.1f} GiB free")
+        most = int(0.8 * free / needed * capacity)
+        require(needed <= free, f"--buffer-size {capacity}: more than the free memory; {most} would fit")
+        self.rows = torch.empty(capacity, sum(self.widths.values()), device=device)
+        self.offline = self.count = 0  # rows of the dataset, and online steps so far
+
+    def load(self, data: dict[str, np.ndarray]):
+        """Take in a dataset, or its next shard. Only before the first online step."""
+        self.offline = len(data["reward"])
+        for name in self.widths:
+            self.dataset(name)[:] = torch.from_numpy(data[name].reshape(self.offline, -1)).to(self.rows.device)
+        # What tells the dataset, or its shard, from another: the ring may overwrite it later.
+        self.fingerprint = [self.offline, self.rows[-self.offline :].view(torch.int32).sum().item()]
+
+    def dataset(self, name: str) -> torch.Tensor:
+        """A column (N, n) of the dataset's steps."""
+        return self.split(self.rows[-self.offline :])[name]
+
+    def add(self, **step):
+        """Store one online step, given by name as NumPy arrays and numbers; ends the run where one is not finite."""
+        row = np.concatenate([np.atleast_1d(step[name]) for name in self.widths], dtype=np.float32)
+        if not np.isfinite(row).all():
+            raise SystemExit(f"error: online step {self.count + 1}: not finite in {step}; the last checkpoint stays")
+        self.rows[self.count % len(self.rows)] = torch.from_numpy(row)
+        self.count += 1
+
+    def split(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Rows (.., width) -> name -> (.., n)."""
+        return dict(zip(self.widths, rows.split(list(self.widths.values()), dim=-1), strict=True))
+
+    def sample(self, batch: int, length: int, gamma: float, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Chunks that start uniformly among the steps in the order they were made, so that none spans the ring's seam:
+        obs (B, n), action (B, length m), reward (B,) discounted within the chunk, mask (B,) the least, next_obs (B, n)
+        of the last step, valid (B, length), 0 behind the end of an episode."""
+        stored = min(self.offline + self.count, len(self.rows))
+        start = torch.randint(stored - length + 1, (batch,), generator=generator, device=generator.device)
+        steps = start[:, None] + torch.arange(length, device=start.device) + self.count - stored
+        rows = self.split(self.rows[steps % len(self.rows)])
+        ended = rows["terminal"].squeeze(2).cumsum(1) > 0
+        valid = torch.cat([torch.ones_like(ended[:, :1]), ~ended[:, :-1]], dim=1).float()
+        discounts = gamma ** torch.arange(length, device=start.device)
+        chunk = {"obs": rows["obs"][:, 0], "action": rows["action"].flatten(1), "valid": valid}
+        chunk |= {"reward": (rows["reward"].squeeze(2) * discounts).sum(1), "mask": rows["mask"].squeeze(2).amin(1)}
+        return chunk | {"next_obs": rows["next_obs"][:, -1]}
+
+
+def open_buffer(args: Args, files: list[str], file: str, env: gym.Env, device: torch.device, least=1) -> ReplayBuffer:
+    """A replay buffer with the file's steps in it, of `least` rows, or more to have room for the largest file."""
+    most = check_ogbench(args, files, env) if file.endswith(".npz") else 0
+    data = load_dataset(args, file, env)
+    capacity = max(least, most + 1, len(data["reward"]) + 1)
+    buffer = ReplayBuffer(capacity, env.observation_space.shape[0], env.action_space.shape[0], device)
+    buffer.load(data)
+    return buffer
+
+
+@torch.no_grad()
+def next_chunk(actor, obs: np.ndarray, args: Args, generator: torch.Generator, deterministic=False) -> list[np.ndarray]:
+    """The actions (m,) of the next chunk."""
+    obs_tensor = torch.as_tensor(obs, device=generator.device)[None]
+    chunk = actor.act(obs_tensor, actor.draw_noise(1, generator), deterministic)
+    return list(chunk.view(args.horizon_length, -1).cpu().numpy())
+
+
+def evaluate(actor, env: gym.Env, args: Args, device: torch.device, film: str | None = None) -> dict[str, float] | None:
+    """Success rate, mean return and length of --eval-episodes noise-free episodes, the first one filmed; None if a
+    signal to stop came. Success is the last step's. Same seed: same start states and A_0."""
+    generator, totals, writer = torch.Generator(device).manual_seed(10_000 + args.seed), np.zeros(3), None
+    if film:
+        import imageio
+
+        os.makedirs(os.path.dirname(film), exist_ok=True)
+        writer = imageio.get_writer(film, fps=env.metadata.get("render_fps", 20), macro_block_size=2)
     for episode in range(args.eval_episodes):
-        obs, queue, running = reset(env, 10_000 * args.seed + episode), [], True
-        while running:
-            queue = queue or list(act(obs, generator, True))
+        (obs, _), queue, running = env.reset(seed=10_000 * args.seed + episode), [], True
+        while running and not STOP:
+            queue = queue or next_chunk(actor, obs, args, generator, deterministic=True)
             obs, reward, terminated, truncated, info = env.step(queue.pop(0))
-            totals += info["success"] * (terminated or truncated), reward, 1
             running = not (terminated or truncated)
-    return dict(zip(("success", "episodic_return", "episodic_length"), totals / args.eval_episodes, strict=True))
+            totals += info["success"] * (not running), reward, 1
+            if film and episode == 0:
+                writer.append_data(env.render())
+    if film:
+        writer.close()
+    names = "success", "episodic_return", "episodic_length"
+    return None if STOP else dict(zip(names, (totals / args.eval_episodes).tolist(), strict=True))
 
 
-# sync: files
-STOP = []  # the signal that asked the run to end, once one has
+STOP = []  # the signal that asked the run to end, once one has, and when
 
 
 def stop(number: int, _):
-    """Signal handler: the run ends with a checkpoint at its next step, and at once on the second signal of a kind."""
-    STOP.append(number)
-    signal.signal(number, signal.SIG_DFL)
-    with suppress(OSError):  # not print, which the signal may have interrupted
+    """Signal handler: the run ends with a checkpoint at its next step, or at once on a signal that comes a second later
+    (some launchers send two together)."""
+    if not STOP:
+        STOP.extend((number, time.monotonic()))
         os.write(1, b"stopping at the next step; the same signal again ends the run without a checkpoint\n")
+    elif time.monotonic() - STOP[1] > 1:
+        os._exit(128 + number)
 
 
-def write_file(path: str, data: bytes | np.ndarray) -> bytes:
-    """Write data and its SHA-256 beside the old file, then swap: a reader sees one of them, whole."""
-    digest = hashlib.sha256(data).digest()
-    with open(path + ".tmp", "wb") as file:
-        file.writelines((data, digest))
+def progress_bar(step: int, args: Args) -> tqdm:
+    """The bar of a phase: its rate, and thus the remaining time, count from the phase's first step to its last."""
+    pretraining = step < args.offline_steps
+    total = args.offline_steps if pretraining else args.offline_steps + args.total_timesteps
+    phase = "pretraining" if pretraining else "training"
+    return tqdm(total=total, initial=step, desc=phase, leave=False, disable=not sys.stderr.isatty())
+
+
+def finite(step: int, metrics: dict[str, torch.Tensor]) -> dict[str, float]:
+    """The metrics as numbers; ends the run before one that is not finite reaches a checkpoint."""
+    numbers = {tag: value.item() for tag, value in metrics.items()}
+    bad = [tag for tag, number in numbers.items() if not math.isfinite(number)]
+    if bad:
+        raise SystemExit(f"error: step {step}: {', '.join(bad)} not finite; the last checkpoint stays")
+    return numbers
+
+
+def save_checkpoint(run: str, state: dict, buffer: ReplayBuffer, segments: list) -> list:
+    """Append the transitions since the last checkpoint to replay.bin, then swap checkpoint.pt: what a crash leaves in
+    between is overwritten. Returns the segments of replay.bin: first transition, end, CRC-32."""
+    capacity, width = buffer.rows.shape
+    start = max(segments[-1][1] if segments else 0, buffer.count - capacity)
+    first, length, crc = start % capacity, buffer.count - start, 0
+    with open(os.open(f"{run}/replay.bin", os.O_WRONLY | os.O_CREAT, 0o666), "wb") as file:
+        file.seek(4 * width * start)
+        for rows in (buffer.rows[first : first + length], buffer.rows[: max(first + length - capacity, 0)]):
+            data = rows.cpu().numpy()
+            crc = zlib.crc32(data, crc)
+            file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(path + ".tmp", path)
-    return digest
-
-
-def read_file(run: str, name: str, digest: bytes | None = None) -> np.ndarray:
-    """The bytes that `write_file` was given; ends the program where they are missing, damaged or not the expected."""
-    try:
-        data = np.fromfile(os.path.join(run, name), dtype=np.uint8)
-    except OSError as error:
-        require(False, f"--resume {run}: {name}: {error.strerror}; name a run folder that holds a checkpoint")
-    whole = hashlib.sha256(data[:-32]).digest() == data[-32:].tobytes() == (digest or data[-32:].tobytes())
-    require(whole, f"--resume {run}: {name} is damaged, its checksum differs; restore the file or start a new run")
-    return data[:-32]
-
-
-def say(text: str):
-    """Print above the progress bar; a full disk under a redirected output must not end the run."""
-    with suppress(OSError):
-        tqdm.write(text)
-        sys.stdout.flush()
-
-
-# sync: save-checkpoint
-def save_checkpoint(run: str, state: dict, buffer: ReplayBuffer, segments: list) -> list:
-    """Write checkpoint.pt, and the transitions since the last one as a segment of the replay buffer. Returns the
-    segments in use, (file, end, SHA-256) each, whose last end is the checkpoint's step: on a full disk the old ones."""
-    began, oldest = time.perf_counter(), max(0, buffer.count - len(buffer.rows))
-    start = max(oldest, segments[-1][1] if segments else 0)
-    name, rows, blob = f"replay-{start}-{buffer.count}.bin", buffer.read(start), io.BytesIO()
-    try:
-        new = [(name, buffer.count, write_file(os.path.join(run, name), rows))] if len(rows) else []
-        new = [old for old in segments if old[1] > oldest] + new
-        torch.save(state | {"segments": new, "script": os.path.basename(__file__)}, blob)
-        write_file(os.path.join(run, "checkpoint.pt"), blob.getvalue())
-        size, seconds, segments = (rows.nbytes + blob.tell()) / 2**20, time.perf_counter() - began, new
-        say(f"step {state['step']}  checkpoint: {size:.1f} MiB in {seconds:.2f} s")
-    except OSError as error:
-        say(f"step {state['step']}  no checkpoint: {error.strerror}; the last one stays, going on")
-    for file in set(os.listdir(run)) - {segment[0] for segment in segments}:
-        if file.startswith("replay-") or file.endswith(".tmp"):  # outdated, or of a checkpoint that failed
-            os.unlink(os.path.join(run, file))
+    segments = segments + [(start, buffer.count, crc)] * (length > 0)
+    blob = io.BytesIO()  # torch.save itself meets a full disk with an error of its own
+    torch.save(state | {"segments": segments, "format": FORMAT, "script": os.path.basename(__file__)}, blob)
+    with open(f"{run}/checkpoint.pt.tmp", "wb") as file:
+        file.write(blob.getbuffer())
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(f"{run}/checkpoint.pt.tmp", f"{run}/checkpoint.pt")
     return segments
 
 
 def load_checkpoint(run: str) -> dict:
     """The state that `save_checkpoint` was given; nothing in the file can execute."""
-    data, own = read_file(run, "checkpoint.pt"), os.path.basename(__file__)
+    path, problem = f"{run}/checkpoint.pt", ""
     try:
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        writer = state["script"]
-        require(writer == own, f"--resume {run}: written by {writer}, not by {own}; resume it with {writer}")
-        state["args"] = Args(**state["args"])
-    except Exception as error:  # whatever a foreign file makes the reader raise
-        reason = str(error).splitlines()[0]
-        require(False, f"--resume {run}: checkpoint.pt is foreign or of another version ({reason}); start a new run")
+        problem = "damaged, its checksum differs" if zipfile.ZipFile(path).testzip() else ""
+        state = {} if problem else torch.load(path, map_location="cpu", weights_only=True)
+        if not problem and state.get("format") != FORMAT:
+            problem = "of another version of the script; resume it with that version"
+        elif not problem and state["script"] != os.path.basename(__file__):
+            problem = f"written by {state['script']}; resume it with that script"
+    except Exception as error:  # whatever a missing, damaged or foreign file makes the readers raise
+        problem = f"missing, damaged or foreign ({error})"
+    require(not problem, f"--resume {run}: checkpoint.pt is {problem}")
     return state
 
 
-def read_args(argv: list[str] | None = None) -> Args:
-    """The command line's flags; with --resume they complete the checkpoint's, and must not contradict them."""
-    args = tyro.cli(Args, args=argv)
-    if hasattr(args, "size"):
-        require(args.size in Args.SIZES, f"--size {args.size}: choose {' or '.join(Args.SIZES)}")
-        args = tyro.cli(Args, args=argv, default=replace(Args(), **Args.SIZES[args.size]))
-    if args.resume is not None:
-        old = replace(load_checkpoint(args.resume)["args"], resume=args.resume, eval_only=args.eval_only)
-        args = tyro.cli(Args, args=argv, default=old)
-        free = ("eval_episodes", "capture_video", "device", "compile") if args.eval_only else ("checkpoint_frequency",)
-        free += ("dataset_path",)  # offline to online, where a checksum knows the data
-        for name, value in asdict(old).items():
-            new, flag = getattr(args, name), "--" + name.replace("_", "-")
-            fine = new == value or name in free or (name == "total_timesteps" and new > value)
-            require(fine, f"{flag} {new}: the checkpoint has {value}; leave the flag out or start a new run")
-    return args
+def restore(run: str, checkpoint: dict, parts: dict, buffer: ReplayBuffer):
+    """Put the networks and optimizers back, and the transitions that the buffer held."""
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(checkpoint[name])
+    except Exception as error:  # other networks under the same flags
+        require(False, f"--resume {run}: checkpoint.pt is of another version of the script or the task ({error})")
+    capacity, width = buffer.rows.shape
+    buffer.count = checkpoint["segments"][-1][1]
+    for start, end, crc in checkpoint["segments"]:
+        if end > buffer.count - capacity:
+            rows = np.empty((0, width), np.float32)
+            with suppress(OSError):
+                rows = np.fromfile(f"{run}/replay.bin", np.float32, (end - start) * width, offset=4 * width * start)
+            require(zlib.crc32(rows) == crc, f"--resume {run}: replay.bin is missing or damaged; start a new run")
+            rows = torch.from_numpy(rows).view(-1, width)[-capacity:]
+            buffer.rows[torch.arange(end - len(rows), end) % capacity] = rows.to(buffer.rows.device)
 
 
-# sync: start-run
-class EventFile(io.FileIO):
-    """TensorBoard's own file ends the run when the disk is full; here, what finds no space waits in memory."""
-
-    waiting = b""
-
-    def write(self, data: bytes = b""):
-        self.waiting += data
-        with suppress(OSError):
-            while self.waiting:
-                self.waiting = self.waiting[super().write(self.waiting) :]
-
-    flush = write
+def describe(files: list[str], buffer: ReplayBuffer) -> str:
+    """The data and the simulators as a table, for the run's record."""
+    packages = [name for name in ("ogbench", "robosuite", "dm_control") if importlib.util.find_spec(name)]
+    table = {name: importlib.metadata.version(name) for name in packages}
+    table |= {"files": len(files), "first": files[0], "steps": buffer.offline}
+    table["successes"] = int((buffer.dataset("reward") == 0).sum())
+    return "|name|value|\n|-|-|\n" + "\n".join(f"|{key}|{value}|" for key, value in table.items())
 
 
 def start_run(args: Args, device: torch.device, step: int) -> tuple[str, SummaryWriter]:
     """Make the run's folder and record what is needed to repeat the run; with --resume go on in it after `step`."""
-    name, now, path = f"{args.env_id.replace('/', '-')}__{args.exp_name}__{args.seed}", int(time.time()), args.resume
-    while path is None:
-        folder = os.path.join(args.run_dir, f"{name}__{now}")
-        try:
-            os.makedirs(folder)
-            path = folder
-        except FileExistsError:
-            now += 1  # of a run that began in the same second
-        except OSError as error:
-            require(False, f"--run-dir {args.run_dir}: {error.strerror or error}; choose a folder that can be written")
+    name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns() // 1_000_000}"
+    name = re.sub(r"[^\w.=-]+", "-", name)  # a folder of its own, and an id for Weights & Biases
+    path = args.resume or os.path.join(os.path.expanduser(args.run_dir), name)
     if args.track:
         import wandb
 
-        run = os.path.basename(os.path.normpath(path))  # --resume may end in a slash
-        names = {"project": args.wandb_project_name, "entity": args.wandb_entity, "id": run, "name": run}
+        run = os.path.basename(os.path.abspath(path))
+        os.environ.setdefault("WANDB_PROJECT", "sac-flow")
         try:
-            wandb.init(config=asdict(args), sync_tensorboard=True, resume="allow", **names)
-        except Exception as error:
-            if not args.resume:
-                os.rmdir(path)
-            require(False, f"--track: {error}; run `wandb login` first, or set WANDB_MODE=offline")
+            wandb.init(config=asdict(args), sync_tensorboard=True, resume="allow", id=run, name=run)
+        except Exception as error:  # whatever the tracker raises
+            require(False, f"--track: {error}; run `wandb login` if it wants a key, or set WANDB_MODE=offline")
+    try:
+        os.makedirs(path, exist_ok=bool(args.resume))
+    except OSError as error:
+        require(False, f"--run-dir {args.run_dir}: {error.strerror}; choose a folder that can be written")
     here = os.path.dirname(os.path.abspath(__file__))
     command = ["git", "-C", here, "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
-    git = "" if shutil.which("git") is None else subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    versions = {module.__name__: module.__version__ for module in (torch, gym, mujoco, np)}
+    git = subprocess.run(command, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "gymnasium", "mujoco", "numpy")}
     versions |= {"python": sys.version.split()[0], "git": git or "unknown", "device": str(device)}
-    writer = SummaryWriter(path, purge_step=step + 1 if step else None)  # readers drop what came after the checkpoint
-    writer.flush()  # makes the file, which EventFile then takes over; private attributes of the pinned tensorboard
-    events = writer.file_writer.event_writer
-    events._async_writer._writer._writer = EventFile(events._file_name, "ab")
+    writer = SummaryWriter(path, purge_step=step + 1)  # readers drop what came after the checkpoint
     for title, table in (("hyperparameters", asdict(args)), ("versions", versions)):
         rows = "\n".join(f"|{key}|{value}|" for key, value in table.items())
         writer.add_text(title, "|name|value|\n|-|-|\n" + rows, step)
@@ -813,268 +1011,26 @@ def start_run(args: Args, device: torch.device, step: int) -> tuple[str, Summary
     return path, writer
 
 
-# sync: end
-def main(args: Args) -> str:
-    """Pretrain and fine-tune, or go on with a run, or only evaluate it; returns the run's folder."""
-    args = with_presets(args)
-    device = check(args)
-    require(args.min_std < args.max_std, f"--min-std {args.min_std}: must be below --max-std")
-    checkpoint = load_checkpoint(args.resume) if args.resume else {"step": 0, "segments": []}
-    was = checkpoint.get("device", device.type)
-    same = was == device.type or args.eval_only
-    require(same, f"--device {device.type}: the checkpoint is of a run on {was}; resume it there")
-    last_step = args.offline_steps + args.total_timesteps
-    require(checkpoint["step"] < last_step or args.eval_only, "--resume: finished; raise --total-timesteps")
-    # Evaluating needs no data, but robosuite's environment is made from them.
-    files = find_dataset(args) if args.env_id in ROBOMIMIC or not args.eval_only else []
-    require(len(files) <= 1, f"--dataset-path {args.dataset_path}: a folder of shards; name one file, or its only one")
-    env, eval_env = make_env(args, "" if args.capture_video else None), None
-    obs_dim, action_dim = env.observation_space.shape[0], env.action_space.shape[0]
-    chunk_dim = args.horizon_length * action_dim
-    obs_range, action_range = torch.zeros(2, obs_dim), torch.zeros(2, chunk_dim)  # or those of the checkpoint
-    if not args.eval_only:
-        if args.env_id not in ROBOMIMIC:
-            check_ogbench(args, files, env)
-        data = load_dataset(args, files[0], env)
-        warn_without_success(args, files[0], data)
-        buffer = ReplayBuffer(len(data["reward"]) + 1, obs_dim, action_dim, device)
-        buffer.load(data)
-        obs_range = torch.stack([buffer.dataset("obs").amin(0), buffer.dataset("obs").amax(0)])
-        action_range = torch.stack([buffer.dataset("action").amin(0), buffer.dataset("action").amax(0)])
-        action_range = action_range.repeat(1, args.horizon_length)
-
-    # Networks and optimizers.
-    torch.set_float32_matmul_precision("medium" if device.type == "cpu" else "high")
-    torch.manual_seed(args.seed)
-    generator = torch.Generator(device).manual_seed(args.seed)
-    actor = Actor(obs_range, action_range, args).to(device)
-    average = copy.deepcopy(actor).requires_grad_(False)  # of pretraining: what is evaluated, and fine-tuned
-    critic = mlp([obs_dim, *[args.critic_hidden_dim] * 3, 1], nn.Mish).to(device)
-    flow_loss_fn, act_with = flow_loss, average
-    if args.compile and has_compiler(device):
-        flow_loss_fn = torch.compile(flow_loss, dynamic=False)
-    elif args.compile:
-        print("no compiler or no Python.h found: running without torch.compile, slower")
-    pretrain_optimizer = torch.optim.AdamW(actor.parameters(), lr=args.pretrain_lr, weight_decay=1e-6, fused=True)
-    actor_optimizer = torch.optim.AdamW(actor.parameters(), lr=args.actor_lr, weight_decay=0, fused=True)
-    critic_optimizer = torch.optim.AdamW(critic.parameters(), lr=args.critic_lr, weight_decay=1e-5, fused=True)
-    scale = ReturnScale(args.gamma)
-
-    def act(obs: np.ndarray, generator: torch.Generator, deterministic: bool) -> np.ndarray:
-        """The next chunk (h, m) for an evaluation: pretraining's by the averaged weights."""
-        obs_tensor = torch.as_tensor(obs, dtype=torch.float32, device=device)[None]
-        with torch.no_grad(), blas_products():
-            chain = act_with.sample(obs_tensor, actor.draw_noise(1, generator), deterministic)
-            chunk = act_with.to_env(chain[-1])
-        return chunk.view(args.horizon_length, action_dim).cpu().numpy().clip(-1, 1)
-
-    def cosine(optimizer: torch.optim.Optimizer, first: float, last: float, progress: float):
-        for group in optimizer.param_groups:
-            group["lr"] = last + 0.5 * (first - last) * (1 + math.cos(math.pi * min(progress, 1)))
-
-    def descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor, module: nn.Module):
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(module.parameters(), args.max_grad_norm)
-        optimizer.step()
-
-    # A checkpoint is these parts, the generator, the running scale of returns and the number of episodes begun.
-    parts = {"actor": actor, "average": average, "critic": critic, "pretrain_optimizer": pretrain_optimizer}
-    parts |= {"actor_optimizer": actor_optimizer, "critic_optimizer": critic_optimizer}
-    try:
-        for name in parts if args.resume else ():
-            parts[name].load_state_dict(checkpoint[name])
-    except Exception as error:
-        reason = str(error).splitlines()[0]
-        require(False, f"--resume {args.resume}: of another version of the script or of {args.env_id} ({reason})")
-    if args.resume and not args.eval_only:
-        same = buffer.fingerprint == checkpoint["data"]
-        require(same, f"--resume {args.resume}: the files of {args.dataset_path} have changed since; restore them")
-    act_with = actor if checkpoint["step"] > args.offline_steps else average
-
-    # The run's folder: bad input has ended the program by now.
-    path, writer = (args.resume, None) if args.eval_only else start_run(args, device, checkpoint["step"])
-    if args.eval_frequency or args.eval_only:
-        video = os.path.join(path, "videos", str(int(time.time())))  # a resumed run keeps its earlier ones
-        eval_env = make_env(args, video if args.capture_video else None)
-    if args.eval_only:
-        scores = evaluate(act, args, eval_env, device)
-        print(f"step {checkpoint['step']}  " + "  ".join(f"{name} {value:.3g}" for name, value in scores.items()))
-        for finished in (env, eval_env):  # this writes the video
-            finished.close()
-        return path
-    step, episode, iteration, metrics = checkpoint["step"], 0, 0, {}
-    if args.resume:
-        generator.set_state(checkpoint["generator"])
-        episode, iteration = checkpoint["counters"]
-        scale.count, scale.mean, scale.var = checkpoint["scale"].tolist()
-    envs = [env] + [make_env(args) for _ in range(args.num_envs - 1) if args.total_timesteps]
-
-    def snapshot() -> dict:
-        state = {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
-        state |= {"step": step, "args": asdict(args), "generator": generator.get_state()}
-        state["device"] = device.type
-        state |= {"data": buffer.fingerprint, "counters": (episode, iteration)}
-        return state | {"scale": torch.tensor([scale.count, scale.mean, scale.var], dtype=torch.float64)}
-
-    def require_finite():
-        bad = [name for name, value in metrics.items() if not math.isfinite(value)]
-        if bad:
-            writer.close()
-            print(f"error: step {step}: {', '.join(bad)}: not finite; checkpoints are in {path}", file=sys.stderr)
-            raise SystemExit(1)
-
-    def collect() -> dict[str, torch.Tensor]:
-        """Fresh episodes in every environment for --num-steps chunks, or to the last step: name -> (T, n, ..)."""
-        nonlocal episode, step
-        obs = np.stack([reset(one, episode_seed(args, episode + i)) for i, one in enumerate(envs)])
-        episode, lengths, returns = episode + len(envs), np.zeros(len(envs)), np.zeros(len(envs))
-        rows = {name: [] for name in ("obs", "chain", "reward", "terminated", "ended", "next_obs")}
-        for _ in range(args.num_steps):
-            obs_tensor = torch.as_tensor(obs, dtype=torch.float32, device=device)
-            with torch.no_grad():
-                chain = actor.sample(obs_tensor, actor.draw_noise(len(envs), generator))
-                chunks = actor.to_env(chain[-1]).view(len(envs), args.horizon_length, action_dim).cpu().numpy()
-            reward, terminated, ended = np.zeros((3, len(envs)))
-            next_obs, following = obs.copy(), obs.copy()
-            for i, one in enumerate(envs):
-                for action in chunks[i].clip(-1, 1):
-                    next_obs[i], r, terminated[i], truncated, info = one.step(action)
-                    reward[i], lengths[i], step = reward[i] + r, lengths[i] + 1, min(step + 1, last_step)
-                    if terminated[i] or truncated:
-                        ended[i] = 1
-                        break
-                returns[i] += reward[i]
-                following[i] = next_obs[i]
-                if ended[i]:
-                    writer.add_scalar("charts/episodic_return", returns[i], step)
-                    writer.add_scalar("charts/episodic_length", lengths[i], step)
-                    writer.add_scalar("charts/success", float(info["success"]), step)
-                    following[i] = reset(one, episode_seed(args, episode))
-                    episode, lengths[i], returns[i] = episode + 1, 0, 0
-            row = {"obs": obs, "reward": reward, "terminated": terminated, "ended": ended}
-            for name, value in (row | {"next_obs": next_obs}).items():
-                rows[name].append(torch.as_tensor(value, dtype=torch.float32, device=device))
-            rows["chain"].append(chain.transpose(0, 1))
-            obs = following
-            if STOP or step == last_step:
-                break
-        rollout = {name: torch.stack(values) for name, values in rows.items()}
-        return rollout | {"reward": scale(rollout["reward"], rollout["ended"])}
-
-    def improve(rollout: dict[str, torch.Tensor]) -> dict[str, float]:
-        """PPO's updates on one iteration's chunks; returns tag -> value to log."""
-        with torch.no_grad():
-            value, next_value = (critic(actor.normalize(rollout[name])).squeeze(2) for name in ("obs", "next_obs"))
-            ends = rollout["terminated"], rollout["ended"], args.gamma, args.gae_lambda
-            advantage = advantages(rollout["reward"], value, next_value, *ends)
-            flat = {name: rollout[name].flatten(0, 1) for name in ("obs", "chain")}
-            flat |= {"advantage": advantage.flatten(), "return": (advantage + value).flatten()}
-            flat["log_prob"] = actor.log_prob(flat["obs"], flat["chain"].transpose(0, 1))[0]
-        history, divergence = {}, 0.0
-        for _ in range(args.update_epochs):
-            order = torch.randperm(len(flat["obs"]), generator=generator, device=device)
-            for index in order.split(args.batch_size_online):
-                batch = {name: values[index] for name, values in flat.items()}
-                # Critic.
-                loss = 0.5 * F.mse_loss(critic(actor.normalize(batch["obs"])).squeeze(1), batch["return"])
-                descend(critic_optimizer, args.vf_coef * loss, critic)
-                values = {"losses/value_loss": loss.item()}
-                if iteration >= args.critic_warmup and divergence <= args.target_kl:
-                    # Actor.
-                    log_prob, entropy = actor.log_prob(batch["obs"], batch["chain"].transpose(0, 1))
-                    ratio = (log_prob - batch["log_prob"]).exp()
-                    clipped = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
-                    var, mean = torch.var_mean(batch["advantage"], correction=0)
-                    advantage = (batch["advantage"] - mean) / (var.sqrt() + 1e-8)
-                    gain = torch.minimum(ratio * advantage, clipped * advantage).mean()
-                    descend(actor_optimizer, -gain - args.ent_coef * entropy, actor)
-                    divergence = ((ratio - 1) - ratio.log()).mean().item()
-                    clip_share = ((ratio - 1).abs() > args.clip_coef).float().mean().item()
-                    values |= {"losses/actor_loss": -gain.item(), "losses/approx_kl": divergence}
-                    values |= {"losses/clip_fraction": clip_share, "policy/entropy": entropy.item()}
-                for name, value in values.items():
-                    history.setdefault(name, []).append(value)
-        return {name: float(np.mean(values)) for name, values in history.items()}
-
-    def due(frequency: int, before: int) -> bool:
-        """Whether `step` has passed a multiple of frequency since `before`, or ends a phase."""
-        return frequency > 0 and (step // frequency > before // frequency or step in (args.offline_steps, last_step))
-
-    def score():
-        scores = evaluate(act, args, eval_env, device)
-        for name, value in scores.items():
-            writer.add_scalar(f"eval/{name}", value, step)
-        phase = "online" if step > args.offline_steps else "offline"
-        result = f"success {scores['success']:.2f}  eval return {scores['episodic_return']:.1f}"
-        say(f"step {step}/{last_step} {phase}  {result}")
-
-    segments, window_start, window_step, state = checkpoint["segments"], time.perf_counter(), step, None
-    progress = tqdm(total=last_step, initial=step, unit="step", disable=not sys.stderr.isatty())
-    while step < last_step and not STOP:
-        before = step
-        if step < args.offline_steps:
-            # Flow matching.
-            cosine(pretrain_optimizer, args.pretrain_lr, 0.1 * args.pretrain_lr, step / args.offline_steps)
-            batch = buffer.sample(args.batch_size, args.horizon_length, 1.0, generator)
-            noise = actor.draw_noise(args.batch_size, generator)[0]
-            t = torch.rand(args.batch_size, 1, generator=generator, device=device)
-            with hold_signals():
-                loss = flow_loss_fn(actor, batch, noise, t)
-                descend(pretrain_optimizer, loss, actor)
-            with torch.no_grad():  # or the average would drag along the graph of all its updates
-                torch._foreach_lerp_(list(average.parameters()), list(actor.parameters()), 1 - args.ema)
-            step += 1
-            if step % args.log_frequency == 0:
-                metrics = {"losses/flow_loss": loss.item()}
-            if step == args.offline_steps:
-                actor.load_state_dict(average.state_dict())
-        else:
-            # An iteration of PPO.
-            state, act_with = snapshot(), actor
-            done = (step - args.offline_steps) / args.total_timesteps
-            cosine(actor_optimizer, args.actor_lr, 0.44 * args.actor_lr, done)
-            rollout = collect()
-            if STOP:  # what the iteration has done is dropped: its checkpoint is that of its beginning
-                step = before
-                break
-            metrics = improve(rollout)
-            iteration += 1
-            state = None
-        progress.update(step - before)
-        if step % args.log_frequency == 0 or step > args.offline_steps:
-            require_finite()
-            for tag, value in metrics.items():
-                writer.add_scalar(tag, value, step)
-            now = time.perf_counter()
-            warm = window_step > checkpoint["step"] and not window_step <= args.offline_steps < step  # nothing compiled
-            if warm or step == last_step:
-                writer.add_scalar("charts/SPS", (step - window_step) / (now - window_start), step)
-            window_start, window_step = now, step
-
-        if eval_env and due(args.eval_frequency, before):
-            start = time.perf_counter()
-            score()
-            window_start += time.perf_counter() - start  # steps/s is of training alone
-        if due(args.checkpoint_frequency, before):
-            writer.flush()
-            segments = save_checkpoint(path, snapshot(), buffer, segments)
-    if STOP:
-        save_checkpoint(path, state or snapshot(), buffer, segments)
-    if args.save_model and step == last_step:
-        nets = {name: part.state_dict() for name, part in parts.items() if isinstance(part, nn.Module)}
-        torch.save(nets | {"args": asdict(args)}, os.path.join(path, "model.pt"))
-    progress.close()
-    writer.close()
-    for finished in (*envs, eval_env) if eval_env else envs:
-        finished.close()
-    if STOP and step < last_step:
-        say(f"interrupted; go on with: python {sys.argv[0]} --resume {path}")
-        raise SystemExit(128 + STOP[0])
-    return path
+def read_args(argv: list[str] | None = None) -> Args:
+    """The command line's flags, over those of the checkpoint, which they must not contradict; its data may move."""
+    given = tyro.cli(Args, args=argv)
+    if not given.resume:
+        return given
+    default = Args(**load_checkpoint(given.resume)["args"])
+    args = tyro.cli(Args, args=argv, default=default)
+    for name, value in asdict(args).items():
+        old, flag = getattr(default, name), "--" + name.replace("_", "-")
+        fine = value == old or name in ("resume", "checkpoint_frequency", "dataset_path")
+        fine = fine or (name == "total_timesteps" and value > old)
+        require(fine, f"{flag} {value}: the checkpoint has {old}; leave the flag out or start a new run")
+    return args
 
 
 if __name__ == "__main__":
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    main(read_args())
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is lost before the loop
+    try:
+        main(read_args())
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise SystemExit("error: no space left on the disk; make room, then --resume the run") from None

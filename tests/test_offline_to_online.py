@@ -1,10 +1,12 @@
 """Offline-to-online: data in the official formats, chunks of them, flow matching, and short runs of every script."""
 
 import csv
+import functools
 import importlib.util
-import io
+import inspect
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -217,7 +219,7 @@ def test_success_timing_reaches_the_environment(data, timing, steps):
     module = load("sac_flow_g")
     args = module.with_presets(module.Args(env_id=CUBE, dataset_path=data[CUBE], success_timing=timing))
     env = module.make_env(args)
-    module.reset(env, 0)
+    env.reset(seed=0)
     core = env.unwrapped
     core._data.joint("object_joint_0").qpos[:3] = [0.425, -0.1, 0.02]
     mujoco.mj_forward(core._model, core._data)
@@ -225,9 +227,10 @@ def test_success_timing_reaches_the_environment(data, timing, steps):
     assert ends == [False] * (steps - 1) + [True]
 
 
-def robomimic_file(path, source, lengths, reverse=None, done=1):
+def robomimic_file(path, source, lengths, reverse=None, done=1, failed=(), success=None):
     """A file of demonstrations of these lengths, whose numbers sort otherwise as text, rows of which can be told. The
-    last `done` rows of each are done."""
+    last `done` rows of each are done, and the last `success`, by default as many, are rewarded but in those that
+    `failed`."""
     import h5py
 
     with h5py.File(source) as old, h5py.File(path, "w") as new:
@@ -237,7 +240,9 @@ def robomimic_file(path, source, lengths, reverse=None, done=1):
             demo, rows = group.create_group(f"demo_{i}"), np.arange(length) + 100.0 * i
             demo["actions"] = np.tile(rows[:, None] / 2000, 7)
             demo["states"] = np.tile(rows[:: -1 if reverse == i else 1, None], 30)
-            demo["rewards"] = demo["dones"] = (np.arange(length) >= length - done).astype(float)
+            demo["dones"] = (np.arange(length) >= length - done).astype(float)
+            rewarded = 0 if i in failed else done if success is None else success
+            demo["rewards"] = (np.arange(length) >= length - rewarded).astype(float)
             for key, width in (
                 ("robot0_eef_pos", 3),
                 ("robot0_eef_quat", 4),
@@ -267,6 +272,22 @@ def test_robomimic_reader_takes_demonstrations_by_number(data, tmp_path):
     assert made["terminal"].tolist() == [0.0, 0, 1, 1] * 12 == (1 - made["mask"]).tolist()
     path = robomimic_file(tmp_path / "failed.hdf5", data["lift"], lengths, done=0)
     assert module.load_dataset(args, path, module.make_env(args))["terminal"].tolist() == [0.0, 0, 0, 1] * 12
+
+
+@needs_extras
+def test_failed_demonstrations_bootstrap_at_their_ends(script, data, tmp_path, capsys):
+    """robomimic's files set `dones` there too: terminal is only a step that is done and a success."""
+    path = robomimic_file(tmp_path / "lift.hdf5", data["lift"], [4, 5, 3, 4], failed=(1, 3))
+    args = script.with_presets(script.Args(env_id="lift", dataset_path=path))
+    env = script.make_env(args)
+    made = script.load_dataset(args, path, env)
+    assert np.flatnonzero(made["mask"] == 0).tolist() == [3, 11] and made["reward"].max() == 0
+    assert np.flatnonzero(made["terminal"]).tolist() == [3, 8, 11, 15]
+    assert f"{path}: 4 demonstrations, of which 2 failed" in capsys.readouterr().out
+    # A file that is done at its last step alone, where the success was reached before: only that step is an end.
+    path = robomimic_file(tmp_path / "late.hdf5", data["lift"], [4, 5], success=2)
+    made = script.load_dataset(args, path, env)
+    assert np.flatnonzero(made["mask"] == 0).tolist() == [3, 8] and (made["reward"] == 0).sum() == 4
 
 
 # Chunks.
@@ -304,7 +325,8 @@ def raw_steps(env_id, path, module):
                 group = file[f"data/demo_{i}"]
                 for j in range(len(group["actions"])):
                     row = {"action": group["actions"][j], "reward": group["rewards"][j] - 1}
-                    row |= {"mask": 1 - group["dones"][j], "terminal": j == len(group["actions"]) - 1}
+                    row |= {"mask": 1 - group["dones"][j] * group["rewards"][j]}
+                    row["terminal"] = j == len(group["actions"]) - 1
                     for side in ("obs", "next_obs"):
                         row[side] = np.concatenate([group[f"{side}/{key}"][j] for key in module.OBS_KEYS])
                     steps.append(row)
@@ -334,7 +356,7 @@ def test_chunks_of_a_file_are_those_of_the_specification(data, env_id, length):
 
 
 @pytest.mark.parametrize("online", [0, 3, 20, 50])
-def test_chunks_never_span_the_rings_seam(online):
+def test_chunks_never_span_the_rings_seam(online, tmp_path):
     """A ring of 30 with a dataset of 20 and this many online steps: the latest 30 in the order they were made."""
     module, generator = load("sac_flow_g"), np.random.default_rng(0)
     steps = []
@@ -344,14 +366,20 @@ def test_chunks_never_span_the_rings_seam(online):
     steps = [{key: np.asarray(value, np.float32) for key, value in step.items()} for step in steps]
     buffer = module.ReplayBuffer(30, 2, 3, torch.device("cpu"))
     buffer.load({key: np.stack([step[key] for step in steps[:20]]) for key in buffer.widths})
-    for step in steps[20:]:
-        assert buffer.add(**step)
+    segments = [(0, 0, 0)]
+    for i, step in enumerate(steps[20:]):
+        buffer.add(**step)
+        if i % 7 == 0:
+            segments = module.save_checkpoint(str(tmp_path), {}, buffer, segments)
     check_sampler(buffer, steps[-30:], 4, 0.8)
-    # What a checkpoint stores and puts back.
+    # What a checkpoint stores and puts back: online steps alone.
+    segments = module.save_checkpoint(str(tmp_path), {}, buffer, segments)
+    assert os.path.getsize(tmp_path / "replay.bin") == 4 * online * buffer.rows.shape[1]
     other = module.ReplayBuffer(30, 2, 3, torch.device("cpu"))
     other.load({key: np.stack([step[key] for step in steps[:20]]) for key in buffer.widths})
-    other.write(online, buffer.read(max(0, online - 30)))
-    assert torch.equal(other.rows[: min(20 + online, 30)], buffer.rows[: min(20 + online, 30)])
+    module.restore(str(tmp_path), {"segments": segments}, {}, other)
+    kept = torch.arange(online - min(20 + online, 30), online) % 30
+    assert other.count == online and torch.equal(other.rows[kept], buffer.rows[kept])
 
 
 # Flow matching and losses.
@@ -489,8 +517,9 @@ def test_fql_losses(monkeypatch):
 
 
 def make_reinflow_actor(module):
-    ranges = torch.tensor([[-2.0] * 4, [3.0] * 4]), torch.tensor([[-1.0] * 6, [0.5] * 6])
-    return module.Actor(*ranges, module.Args(hidden_dim=16, critic_hidden_dim=16))
+    actor = module.Actor(4, 6, module.Args(hidden_dim=16, critic_hidden_dim=16))
+    actor.fit(torch.tensor([[-2.0] * 4, [3.0] * 4]), torch.tensor([[-1.0] * 2, [0.5] * 2]))
+    return actor
 
 
 def test_reinflow_density_is_that_of_its_samples():
@@ -576,7 +605,7 @@ def test_episodes_are_functions_of_seed_and_actions(env_id, tmp_path):
     actions = np.random.default_rng(0).uniform(-1, 1, (12, sizes[1]))
 
     def run(env, seed):
-        return np.array([module.reset(env, seed), *(env.step(action)[0] for action in actions)])
+        return np.array([env.reset(seed=seed)[0], *(env.step(action)[0] for action in actions)])
 
     first, between, again, elsewhere = run(env, 3), run(env, 4), run(env, 3), run(other, 3)
     assert np.array_equal(first, again) and np.array_equal(first, elsewhere)
@@ -590,7 +619,7 @@ def test_time_limit_and_rewards(data):
     for env_id in (CUBE, "lift"):
         args = module.with_presets(module.Args(env_id=env_id, dataset_path=data[env_id], step_limit=4))
         env = module.make_env(args)
-        module.reset(env, 0)
+        env.reset(seed=0)
         steps = [env.step(np.zeros(env.action_space.shape))[1:4] for _ in range(4)]
         assert steps == [(-1.0, False, False)] * 3 + [(-1.0, False, True)]
 
@@ -676,6 +705,11 @@ def nan_clock(file):
     file["data/demo_1/states"][3, 0] = np.nan
 
 
+def no_demos(file):
+    for demo in list(file["data"]):
+        del file[f"data/{demo}"]
+
+
 def narrow(file):
     actions = file["data/demo_1/actions"][:, :6]
     del file["data/demo_1/actions"]
@@ -720,7 +754,7 @@ ARRAYS = "observations", "actions", "terminals", "qpos", "qvel"
 BAD = {
     "another size of observation": (
         lambda d, f: {"env_id": "cube-double-play-singletask-task1-v0", "dataset_path": d[CUBE]},
-        "--dataset-path .*observations of size",
+        "--dataset-path .*observations of size .*cube-double",
     ),
     "another size of action": (
         lambda d, f: {"dataset_path": changed_npz(f, d[CUBE], actions=lambda a: a[:, :4])},
@@ -820,7 +854,7 @@ BAD = {
     ),
     "NaN in the clock": (
         lambda d, f: lift_of(d, f) | {"dataset_path": changed_hdf5(f, d["lift"], nan_clock)},
-        "--dataset-path .*states of demo_1 not finite",
+        "--dataset-path .*demo_1 has states not finite",
     ),
     "a demonstration of another robot": (
         lambda d, f: lift_of(d, f) | {"dataset_path": changed_hdf5(f, d["lift"], narrow)},
@@ -832,10 +866,26 @@ BAD = {
     ),
     "steps out of order": (
         lambda d, f: {"env_id": "lift", "dataset_path": robomimic_file(f / "l.hdf5", d["lift"], [9, 9], reverse=1)},
-        "--dataset-path .*demo_1 are out of order",
+        "--dataset-path .*demo_1 has its steps out of order",
     ),
-    "no such file": (lambda d, f: {"dataset_path": "nowhere.npz"}, "--dataset-path nowhere.npz .*make_dataset.py"),
-    "no path": (lambda d, f: {"env_id": "lift"}, "--dataset-path: none given.*robomimic.*make_dataset.py"),
+    "no such file": (lambda d, f: {"dataset_path": "nowhere.npz"}, "--dataset-path nowhere.npz: .*make_dataset.py"),
+    "no path": (
+        lambda d, f: {"env_id": "lift"},
+        r"--dataset-path \(none given\): .*\.robomimic/lift/mh/low_dim_v15.hdf5 .*make_dataset.py",
+    ),
+    "no demonstrations": (
+        lambda d, f: lift_of(d, f) | {"dataset_path": changed_hdf5(f, d["lift"], no_demos)},
+        "--dataset-path .*no demonstrations",
+    ),
+    "an empty demonstration": (
+        lambda d, f: {"env_id": "lift", "dataset_path": robomimic_file(f / "l.hdf5", d["lift"], [9, 0])},
+        "--dataset-path .*demo_1 has no steps",
+    ),
+    "a file that is no hdf5": (
+        lambda d, f: lift_of(d, f) | {"dataset_path": str(shutil.copy(d[CUBE], f / "l.hdf5"))},
+        "--dataset-path .*not robomimic's",
+    ),
+    "no temperature": (lambda d, f: {"dataset_path": d[CUBE], "alpha": 0.0}, "--alpha 0.0: .*--no-autotune"),
     "chunks of no action": (lambda d, f: {"dataset_path": d[CUBE], "horizon_length": 0}, "--horizon-length 0: .*1 to"),
     "chunks longer than the data": (
         lambda d, f: {"dataset_path": d[CUBE], "horizon_length": 5000},
@@ -875,10 +925,20 @@ def test_bad_input_is_refused_in_one_line(name, case, data, tmp_path, capsys, mo
         module.main(module.Args(**small(name) | flags))
     lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
     assert stop.value.code == 2 and len(lines) == 1, lines
-    import re
-
     assert re.search(rf"^error: {message}", lines[0]), lines[0]
     assert sorted(os.listdir(tmp_path)) == before  # nothing half-written
+
+
+def test_the_proposed_command_runs_where_the_user_stands(script, tmp_path, capsys, monkeypatch):
+    """From any folder: it names make_dataset.py by its path, and the interpreter."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        script.main(script.Args(env_id=CUBE, dataset_path="nowhere.npz"))
+    command = capsys.readouterr().err.partition("make one: ")[2].split()
+    assert command[-4:] == ["--env-id", CUBE, "--path", "data/cube-single-play-v0.npz"]
+    if script is load("sac_flow_g"):
+        result = subprocess.run([*command, "--episodes", "0"], capture_output=True, text=True)
+        assert result.returncode == 2 and result.stderr.startswith("error: --episodes 0"), result.stderr
 
 
 @pytest.mark.parametrize(("name", "env_id"), [("ogbench", CUBE), ("robosuite", "lift"), ("h5py", "lift")])
@@ -931,7 +991,7 @@ OWN_TAGS["reinflow"] |= {"losses/clip_fraction", "policy/entropy"}
 def test_short_run_of_every_script(script, data, tmp_path, env_id, capsys):
     """Pretraining, evaluation after it, episodes online, evaluation at the end; exactly the documented tags."""
     name = script.__name__.removeprefix("o2o_")
-    flags = small(name, env_id=env_id, dataset_path=data[env_id], run_dir=str(tmp_path), save_model=True)
+    flags = small(name, env_id=env_id, dataset_path=data[env_id], run_dir=str(tmp_path))
     path = script.main(script.Args(**flags | ({"pretrain": "flow-matching"} if name == "sac_flow_naive" else {})))
     seen, last = scalars(path), 24 + flags["total_timesteps"]
     assert set(seen) == TAGS | OWN_TAGS[name]
@@ -944,10 +1004,25 @@ def test_short_run_of_every_script(script, data, tmp_path, env_id, capsys):
         assert max(step for step, _ in seen["losses/flow_loss"]) <= 24
         learning = [step for step, _ in seen["losses/qf_loss"]]
         assert not any(24 < step <= 24 + flags["learning_starts"] for step in learning) and max(learning) == last
-    assert {"checkpoint.pt", "model.pt"} <= set(os.listdir(path))
+    assert {"checkpoint.pt", "replay.bin"} <= set(os.listdir(path))
+    assert evaluate_checkpoint(script, path)[0] == {tag: seen[f"eval/{tag}"][-1][1] for tag in EVALUATION}
     if name != "reinflow":  # a ring that the dataset fills, as large as it needs to be
         rows = {CUBE: 183, "lift": len(raw_steps("lift", data["lift"], script))}[env_id]
         assert f"replay buffer: {rows + 1} steps" in capsys.readouterr().out
+
+
+EVALUATION = "success", "episodic_return", "episodic_length"
+
+
+def evaluate_checkpoint(module, run, **flags):
+    """Scores of the policy that a run's checkpoint.pt holds, without its data, in float32; and the checkpoint."""
+    checkpoint = module.load_checkpoint(run)
+    args = module.replace(module.Args(**checkpoint["args"]), dataset_path="elsewhere", **flags)
+    env = module.make_env(args, made_from=checkpoint["made_from"])
+    actor = module.Actor(env.observation_space.shape[0], args.horizon_length * env.action_space.shape[0], args)
+    actor.load_state_dict(checkpoint["actor"])
+    scores = module.evaluate(actor, env, args, torch.device("cpu"))
+    return {name: float(np.float32(score)) for name, score in scores.items()}, checkpoint
 
 
 def same_state(one, other):
@@ -982,42 +1057,100 @@ def test_targets_keep_no_graph(script, data, tmp_path, monkeypatch):
     assert nets and not any(parameter.grad_fn is not None for net in nets for parameter in net.parameters())
 
 
-RESUMED = [(name, CUBE, stop) for name in SCRIPTS for stop in (9, 42)]
-RESUMED += [(name, "lift", 42) for name in ("sac_flow_g", "reinflow")]
+MOMENTS = ("pretraining", "chunk", "evaluation")
+RESUMED = [(name, CUBE, moment) for name in SCRIPTS for moment in MOMENTS]
+RESUMED += [(name, "lift", "chunk") for name in ("sac_flow_g", "reinflow")] + [("reinflow", CUBE, "update")]
 
 
 @needs_extras
-@pytest.mark.parametrize(("name", "env_id", "stop"), RESUMED)
-def test_interrupted_run_goes_on_exactly(name, data, tmp_path, monkeypatch, stop, env_id):
-    """SIGTERM while pretraining, or online in the middle of a chunk and an episode: then --resume, to the same
-    networks, optimizers, generator, counters and logged numbers as a run without interruption."""
-    script = load(name)
+@pytest.mark.parametrize(("name", "env_id", "moment"), RESUMED)
+def test_interrupted_run_goes_on_exactly(name, data, tmp_path, monkeypatch, moment, env_id):
+    """SIGTERM while pretraining, online in the middle of a chunk and an episode, in ReinFlow's updates, or in an
+    evaluation: then --resume, to the same networks, optimizers, generator, counters and logged numbers as a run without
+    interruption."""
+    script, calls = load(name), []
     flags = small(name, env_id=env_id, dataset_path=data[env_id], run_dir=str(tmp_path / "whole"))
     whole = script.main(script.Args(**flags))
-    updates, plain = [], script.ReplayBuffer.sample
 
-    def sample(*args):
-        updates.append(1)
-        if len(updates) == stop:
-            script.STOP.append(signal.SIGTERM)
-        return plain(*args)
+    def stopping(plain, at, when=lambda *args: True):
+        """`plain`, which at its at-th call stops the run."""
 
-    if name == "reinflow" and stop > 24:  # during the second iteration
-        monkeypatch.setattr(script, "advantages", lambda *a, f=script.advantages: script.STOP.append(15) or f(*a))
-    monkeypatch.setattr(script.ReplayBuffer, "sample", sample)
+        def call(*args, **kwargs):
+            calls.extend([1] * when(*args, **kwargs))
+            if len(calls) == at and not script.STOP:
+                script.STOP.extend((signal.SIGTERM, 0.0))
+            return plain(*args, **kwargs)
+
+        return call
+
+    if moment == "evaluation":  # the second of those before the last
+        deterministic = lambda *args, deterministic=False: deterministic  # noqa: E731
+        monkeypatch.setattr(script, "next_chunk", stopping(script.next_chunk, 5, deterministic))
+    elif moment == "update":
+        monkeypatch.setattr(script, "advantages", stopping(script.advantages, 2))
+    elif name == "reinflow" and moment == "chunk":  # of the second iteration, which is dropped
+        online = lambda self, obs, noise, deterministic=False: not deterministic  # noqa: E731
+        monkeypatch.setattr(script.Actor, "sample", stopping(script.Actor.sample, 6, online))
+    else:
+        at = 9 if moment == "pretraining" else 42
+        monkeypatch.setattr(script.ReplayBuffer, "sample", stopping(script.ReplayBuffer.sample, at))
     with pytest.raises(SystemExit) as ended:
         script.main(script.Args(**flags | {"run_dir": str(tmp_path / "part")}))
     assert ended.value.code == 128 + signal.SIGTERM
     monkeypatch.undo()
     script.STOP.clear()
     (part,) = (tmp_path / "part").iterdir()
+    state = script.load_checkpoint(str(part))
+    if moment == "evaluation":
+        assert state["counters"][-1] is False  # it is due
+    if name != "reinflow" and moment == "chunk":
+        assert len(state["queue"]) in (1, 2, 3, 4) and state["counters"][2] < state["segments"][-1][1]
     assert script.main(script.read_args(["--resume", str(part)])) == str(part)
     same_state(*(script.load_checkpoint(str(path)) for path in (whole, part)))
     one, other = (scalars(path) for path in (whole, part))
     assert one.pop("charts/SPS") and other.pop("charts/SPS")
     assert one == other
-    # Evaluation alone.
-    script.main(script.read_args(["--resume", str(part), "--eval-only"]))
+
+
+@needs_extras
+@pytest.mark.parametrize("name", ["sac_flow_g", "qc_fql"])
+def test_an_episode_that_does_not_repeat_is_begun_anew(name, data, tmp_path, monkeypatch, capsys):
+    """One line says so, and the rest of the chunk is dropped with it."""
+    script = load(name)
+    flags = small(name, dataset_path=data[CUBE], run_dir=str(tmp_path), eval_frequency=0)
+    plain, add, random = script.make_env, script.ReplayBuffer.add, np.random.default_rng()
+
+    def restless(*args):
+        env = plain(*args)
+        noisy = lambda obs: obs + random.normal(size=obs.shape).astype(np.float32)  # noqa: E731
+        return script.gym.wrappers.TransformObservation(env, noisy, env.observation_space)
+
+    def stop(self, **step):
+        add(self, **step)
+        if self.count == 8 and not script.STOP:
+            script.STOP.extend((signal.SIGTERM, 0.0))
+
+    monkeypatch.setattr(script, "make_env", restless)
+    monkeypatch.setattr(script.ReplayBuffer, "add", stop)
+    with pytest.raises(SystemExit):
+        script.main(script.Args(**flags))
+    script.STOP.clear()
+    monkeypatch.setattr(script.ReplayBuffer, "add", add)
+    (part,) = tmp_path.iterdir()
+    script.main(script.read_args(["--resume", str(part)]))
+    assert capsys.readouterr().out.count("did not repeat its episode") == 1
+    seen = scalars(part)["charts/episodic_length"]  # 8 steps, then whole episodes of 13
+    assert [step for step, _ in seen] == [24 + 8 + 13] and [length for _, length in seen] == [13]
+
+
+def test_a_checkpoint_from_scratch_is_refused(script, tmp_path, capsys):
+    """Scripts of the same name in the folder above write checkpoints too."""
+    name = script.__name__.removeprefix("o2o_")
+    torch.save({"format": 2, "script": f"{name}.py", "args": {}}, tmp_path / "checkpoint.pt")
+    with pytest.raises(SystemExit) as stop:
+        script.read_args(["--resume", str(tmp_path)])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1 and error.startswith("error: --resume ")
 
 
 @needs_extras
@@ -1035,7 +1168,7 @@ def test_resuming_needs_the_same_data(data, tmp_path, capsys):
 @pytest.mark.parametrize("name", ["sac_flow_g", "reinflow"])
 @pytest.mark.parametrize("env_id", [CUBE, "lift"])
 def test_a_run_goes_on_when_its_data_have_moved(name, env_id, data, tmp_path, capsys):
-    """With the new path; evaluation needs data only where the environment is made from them."""
+    """With the new path; evaluating its policy needs no data."""
     module = load(name)
     old, new = (str(tmp_path / f"{place}{os.path.splitext(data[env_id])[1]}") for place in ("old", "new"))
     ends = ("", "-val") if env_id == CUBE else ("",)
@@ -1051,15 +1184,13 @@ def test_a_run_goes_on_when_its_data_have_moved(name, env_id, data, tmp_path, ca
     flags = small(name, env_id=env_id, dataset_path=old, run_dir=str(tmp_path / "runs"), eval_frequency=0)
     run = module.main(module.Args(**flags))
     put(new, old)
-    if env_id == CUBE:
-        module.main(module.read_args(["--resume", run, "--eval-only"]))
-        assert "success" in capsys.readouterr().out
     longer = ["--resume", run, "--total-timesteps", "150"]
     with pytest.raises(SystemExit):
         module.main(module.read_args(longer))
     assert "--dataset-path" in capsys.readouterr().err
     module.main(module.read_args([*longer, "--dataset-path", new]))
-    module.main(module.read_args(["--resume", run, "--eval-only"]))  # the new place is in the checkpoint
+    scores, checkpoint = evaluate_checkpoint(module, run)
+    assert scores.keys() == set(EVALUATION) and checkpoint["args"]["dataset_path"] == new
 
 
 @needs_extras
@@ -1069,10 +1200,7 @@ def test_a_checkpoint_of_another_kind_of_device_is_refused(name, data, tmp_path,
     module = load(name)
     flags = small(name, dataset_path=data[CUBE], run_dir=str(tmp_path), eval_frequency=0, offline_steps=2)
     run = module.main(module.Args(**flags | {"total_timesteps": 0}))
-    blob = io.BytesIO()
-    state = torch.load(io.BytesIO(module.read_file(run, "checkpoint.pt")), weights_only=True)
-    torch.save(state | {"device": "cuda"}, blob)
-    module.write_file(os.path.join(run, "checkpoint.pt"), blob.getvalue())
+    torch.save(module.load_checkpoint(run) | {"device": "cuda"}, f"{run}/checkpoint.pt")
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         module.main(module.read_args(["--resume", run, "--total-timesteps", "40"]))
@@ -1082,20 +1210,35 @@ def test_a_checkpoint_of_another_kind_of_device_is_refused(name, data, tmp_path,
 
 
 @needs_extras
-@pytest.mark.parametrize(("name", "online"), [("sac_flow_g", [28, 36]), ("reinflow", [76, 94])])
-def test_steps_per_second_leave_out_compilation(name, online, data, tmp_path):
-    """Not the first window, nor the one in which the first update online, or ReinFlow's first iteration, falls."""
-    module = load(name)
-    flags = small(name, dataset_path=data[CUBE], run_dir=str(tmp_path), eval_frequency=0)
-    run = module.main(module.Args(**flags | ({"total_timesteps": 12} if name == "sac_flow_g" else {})))
-    assert [step for step, _ in scalars(run)["charts/SPS"]] == [8, 12, 16, 20, 24, *online]
+def test_compilation_comes_before_the_run_and_leaves_no_trace(script, data, tmp_path, monkeypatch):
+    """Nothing is compiled in the loop, whose batches have other temperatures and weights, and the run is the same."""
+    name, events = script.__name__.removeprefix("o2o_"), []
+    flags = small(name, dataset_path=data[CUBE], run_dir=str(tmp_path), log_frequency=10, normalize_obs=True)
+    flags |= {"beta_offline": 3.0, "beta_online": 2.0} if name in FLOW_SCRIPTS else {}
+    del flags["normalize_obs" if name == "reinflow" else "compile"]
+    plain = script.main(script.Args(**flags | {"compile": False}))
+
+    def backend(graph, inputs):
+        events.append("compiled")
+        return graph.forward
+
+    start_run = script.start_run
+    monkeypatch.setattr(script.torch, "compile", functools.partial(torch.compile, backend=backend))
+    monkeypatch.setattr(script, "has_compiler", lambda device: True)
+    monkeypatch.setattr(script, "start_run", lambda *args: events.append("run") or start_run(*args))
+    torch._dynamo.reset()
+    compiled = script.main(script.Args(**flags | {"compile": True}))
+    losses = {"qc_fql": 2, "reinflow": 1}.get(name, 3)
+    assert events == ["compiled"] * losses + ["run"]
+    same_state(*(script.load_checkpoint(path) for path in (plain, compiled)))
 
 
 @needs_extras
 @pytest.mark.parametrize("env_id", [CUBE, "lift"])
 def test_a_video_of_an_evaluation(env_id, data, tmp_path):
     """Of its first episode, where something can render; else one line, and nothing is written."""
-    pytest.importorskip("moviepy")
+    imageio = pytest.importorskip("imageio.v3")
+    pytest.importorskip("imageio_ffmpeg")
     flags = small(env_id=env_id, dataset_path=data[env_id], offline_steps=1, total_timesteps=0, run_dir=str(tmp_path))
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items() if name != "compile"]
     command = [sys.executable, str(ROOT / "offline_to_online" / "sac_flow_g.py"), *flags]
@@ -1103,12 +1246,9 @@ def test_a_video_of_an_evaluation(env_id, data, tmp_path):
     if has_egl():
         result = subprocess.run(command, env=os.environ | {"MUJOCO_GL": "egl"}, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
-        (video,) = tmp_path.glob("*/videos/*/*.mp4")
-        import moviepy
-
-        with moviepy.VideoFileClip(str(video)) as clip:
-            frames = list(clip.iter_frames())
-        assert 10 <= len(frames) <= 14  # of 14: the codec drops some
+        (video,) = tmp_path.glob("*/videos/step-1.mp4")
+        frames = imageio.imread(video)
+        assert len(frames) == 13  # one a step
         assert any((frame != frames[0]).any() for frame in frames), "nothing moves"
     if env_id == CUBE:  # robosuite chooses its renderer itself
         elsewhere = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "MUJOCO_GL")}
@@ -1189,7 +1329,7 @@ def test_the_first_episode_behind_shards_begins_at_its_reset(tmp_path, monkeypat
     stop = 0
     whole = module.main(module.Args(**flags, run_dir=str(tmp_path / "whole")))
     env = module.make_env(module.with_presets(module.Args(env_id=CUBE)))
-    assert np.array_equal(steps[0]["obs"], module.reset(env, module.episode_seed(module.Args(), 0)))
+    assert np.array_equal(steps[0]["obs"], env.reset(seed=module.episode_seed(module.Args().seed, 0))[0])
     assert np.array_equal(env.step(steps[0]["action"])[0], steps[0]["next_obs"])
     stop = len(steps) + 4
     with pytest.raises(SystemExit):
@@ -1236,11 +1376,11 @@ def test_alpha_moves_against_the_entropys_distance(data, tmp_path):
 @needs_extras
 @pytest.mark.parametrize("name", ["sac_flow_g", "qc_fql"])
 def test_observations_are_normalised_by_the_dataset(data, tmp_path, name):
-    """All networks alike, kept in the model; a coordinate that does not vary is only centred."""
+    """All networks alike, kept in the checkpoint; a coordinate that does not vary is only centred."""
     module = load(name)
-    flags = small(name, env_id="lift", dataset_path=data["lift"], run_dir=str(tmp_path), save_model=True)
+    flags = small(name, env_id="lift", dataset_path=data["lift"], run_dir=str(tmp_path))
     path = module.main(module.Args(**flags | {"normalize_obs": True, "eval_frequency": 0}))
-    state = torch.load(f"{path}/model.pt", weights_only=True)
+    state = module.load_checkpoint(path)
     args = module.Args(**state["args"])
     obs = module.load_dataset(args, data["lift"], module.make_env(args))["obs"]
     std = obs.std(0, ddof=1)
@@ -1252,3 +1392,10 @@ def test_observations_are_normalised_by_the_dataset(data, tmp_path, name):
     assert torch.allclose(norm(torch.tensor([[1.0, 4.0], [2.0, 4.0 + 2**0.5]])), torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
     far = torch.tensor([[1.0, 1e3]])
     assert norm(far)[0, 1] == 10 and torch.equal(module.Standardize(2)(far), far)
+
+
+def test_the_off_policy_scripts_share_their_loop():
+    """What follows the networks and the updates is the same text in main of the flows and of QC-FQL."""
+    mains = [inspect.getsource(load(name).main) for name in SCRIPTS[:4]]
+    loops = {main.partition("    # A checkpoint is these parts")[2] for main in mains}
+    assert len(loops) == 1 and "for step in range" in loops.pop()

@@ -28,9 +28,11 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
 import warnings
 import zipfile
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 import gymnasium as gym
@@ -305,8 +307,16 @@ def main(args: Args) -> str:
             tqdm.write(f"step {step}/{args.total_timesteps}  {scores}")
         return returns is not None
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+    def save(step: int):
+        finite(step, metrics | totals(parts))
+        writer.flush()
+        state = {name: part.state_dict() for name, part in parts.items()} | {"args": asdict(args)}
+        state["generator"] = generator.get_state()
+        state["counters"] = step, episode, episode_start, last_return, metrics, evaluated
+        needed = step - min(episode_start, step - step % args.num_steps)
+        state["rows"] = buffer.last(min(needed, len(buffer.rows))).cpu()
+        save_checkpoint(path, state)
+
     position = replay_episode(env, buffer, episode_start, episode_seed(args.seed, episode))
     if position is None:
         tqdm.write(f"{args.env_id} did not repeat its episode, so it is not deterministic: a new one begins")
@@ -314,11 +324,16 @@ def main(args: Args) -> str:
         position = env.reset(seed=episode_seed(args.seed, episode))[0], 0.0
         buffer.rows[(start - 1) % len(buffer.rows), -1] = 1  # ended: link no advantages across
     obs, episode_return = position
-    evaluated = evaluated or log_evaluation(start)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    if not evaluated:  # at the step where the run was stopped
+        evaluated = log_evaluation(start)
+        save(start)
+    end = args.total_timesteps if evaluated else start  # stopped once more
     progress = tqdm(total=args.total_timesteps, initial=start, leave=False, disable=not sys.stderr.isatty())
     step = start
     clock, clock_step = time.perf_counter(), start
-    for step in range(start + 1, args.total_timesteps + 1):
+    for step in range(start + 1, end + 1):
         # Act.
         obs_tensor = torch.as_tensor(obs, device=device)
         if actor.moments is not None:
@@ -326,7 +341,7 @@ def main(args: Args) -> str:
         normal_obs = actor.normalize(obs_tensor[None])
         x = sample_fn(normal_obs, actor.draw_noise(1, generator))
         action = into_box(actor.to_env(x)[0].cpu().numpy(), box)
-        next_obs, reward, terminated, truncated, _ = env.step(action)
+        next_obs, reward, terminated, truncated, _ = env.step(action.copy())
         normal_next = actor.normalize(torch.as_tensor(next_obs, device=device))
         transition = {"obs": obs, "action": action, "next_obs": next_obs}
         transition |= {"normal_obs": normal_obs[0].cpu(), "x": x[0].cpu(), "normal_next": normal_next.cpu()}
@@ -356,17 +371,11 @@ def main(args: Args) -> str:
         if args.eval_frequency and (step % args.eval_frequency == 0 or last):
             evaluated = log_evaluation(step)
         # Checkpoint: that of the last step says that all is done.
-        if STOP or last or (args.checkpoint_frequency and step % args.checkpoint_frequency == 0):
-            finite(step, metrics)
-            writer.flush()
-            state = {name: part.state_dict() for name, part in parts.items()} | {"args": asdict(args)}
-            state["generator"] = generator.get_state()
-            state["counters"] = step, episode, episode_start, last_return, metrics, evaluated
-            needed = step - min(episode_start, step - step % args.num_steps)
-            state["rows"] = buffer.last(min(needed, len(buffer.rows))).cpu()
-            save_checkpoint(path, state)
+        stopping = bool(STOP)  # asked once: a signal behind this line ends the next step, with its checkpoint
+        if stopping or last or (args.checkpoint_frequency and step % args.checkpoint_frequency == 0):
+            save(step)
         clock += time.perf_counter() - paused  # steps/s is of training alone
-        if STOP:
+        if stopping:
             break
     for finished in (progress, writer, env, *eval_envs):
         finished.close()
@@ -433,7 +442,8 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
     in place. The caller resets it, so that no stored step can cross an episode's end."""
     flag = "--capture-video" if film else f"--env-id {args.env_id}"
     remedy = "choose a task that renders rgb_array; without a display set MUJOCO_GL=egl" if film else "choose another"
-    warnings.filterwarnings("ignore", ".*out of date.*", DeprecationWarning)  # the literature's tasks are v4
+    warnings.simplefilter("ignore", DeprecationWarning)  # the literature's tasks are v4
+    warnings.filterwarnings("ignore", ".*(GLFW|DISPLAY|render_modes).*")  # the error below says it
     try:
         env = gym.make(args.env_id, **({"render_mode": "rgb_array"} if film else {}))
         env.reset(seed=0)
@@ -443,7 +453,9 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
             env.render().shape[2]  # noqa: B018
     except Exception as error:  # no such id, a missing package, no display: whatever its author raises
         sys.unraisablehook = lambda _: None  # a half-made renderer complains when it is deleted
-        require(False, f"{flag}: {error}; {remedy}")
+        require(False, f"{flag}: {str(error) or repr(error)}; {remedy}")
+    module, colon, _ = args.env_id.rpartition(":")
+    args.env_id = module + colon + env.spec.id  # with its version, for the run's records
     if isinstance(env.observation_space, gym.spaces.Dict):
         env = gym.wrappers.FlattenObservation(env)  # in the order of the space's keys
     if env.spec.max_episode_steps is None:
@@ -451,9 +463,9 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
     if np.ndim(reward):
         env = gym.wrappers.TransformReward(env, lambda reward: np.asarray(reward).item())
     box, space = env.action_space, env.observation_space
-    fits = isinstance(box, gym.spaces.Box) and len(box.shape) == 1
+    fits = isinstance(box, gym.spaces.Box) and len(box.shape) == 1 and box.dtype.kind == "f"
     fits = fits and ((box.low < box.high) & (np.float64(box.high) - box.low < 1e38)).all()
-    require(fits, f"{flag}: actions are {box}; choose a task with a bounded one-dimensional Box")
+    require(fits, f"{flag}: actions are {box}; choose a task with a bounded one-dimensional Box of floats")
     flat = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
     require(flat, f"{flag}: observations are {space}, not a flat Box; wrap it in FlattenObservation")
     return gym.wrappers.TransformObservation(env, lambda obs: np.array(obs, np.float32), space)
@@ -461,6 +473,8 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
 
 def into_box(action: np.ndarray, box: gym.spaces.Box) -> np.ndarray:
     """The nearest action in float32 that is in the box: rounding passes a bound by one unit."""
+    if not np.isfinite(action).all():
+        raise SystemExit(f"error: the action is not finite, {action}; the last checkpoint stays")
     action = action.astype(np.float32)
     action = np.where(action > box.high, np.nextafter(box.high, -np.inf, dtype=np.float32), action)
     return np.where(action < box.low, np.nextafter(box.low, np.inf, dtype=np.float32), action)
@@ -473,16 +487,16 @@ def episode_seed(seed: int, episode: int) -> int:
 
 def replay_episode(env: gym.Env, buffer, start: int, seed: int) -> tuple[np.ndarray, float] | None:
     """Take env to where the run stands, by its actions since step `start` once more: observation, return so far. None
-    where an observation differs from the stored one, or where the buffer does not reach back to start."""
+    where an observation or a reward differs from the stored one, or where the buffer does not reach back to start."""
     if buffer.count - start > len(buffer.rows):
         return None
     rows = buffer.split(buffer.rows[torch.arange(start, buffer.count) % len(buffer.rows)])
     (obs, _), episode_return = env.reset(seed=seed), 0.0
-    columns = [rows[name].cpu().numpy() for name in ("obs", "action", "next_obs")]
-    for before, action, after in zip(*columns, strict=True):
+    columns = [rows[name].cpu().numpy() for name in ("obs", "action", "reward", "next_obs")]
+    for before, action, paid, after in zip(*columns, strict=True):
         repeats = np.array_equal(obs, before)
         obs, reward, *_ = env.step(action)
-        if not repeats or not np.array_equal(obs, after):
+        if not repeats or np.float32(reward) != paid or not np.array_equal(obs, after):
             return None
         episode_return += float(reward)
     return obs, episode_return
@@ -549,7 +563,8 @@ def stop(number: int, _):
     (some launchers send two together)."""
     if not STOP:
         STOP.extend((number, time.monotonic()))
-        os.write(1, b"stopping at the next step; the same signal again ends the run without a checkpoint\n")
+        with suppress(OSError):  # Ctrl-C ends the reader of a pipe as well
+            os.write(1, b"stopping at the next step; the same signal again ends the run without a checkpoint\n")
     elif time.monotonic() - STOP[1] > 1:
         os._exit(128 + number)
 
@@ -561,6 +576,15 @@ def finite(step: int, metrics: dict[str, torch.Tensor]) -> dict[str, float]:
     if bad:
         raise SystemExit(f"error: step {step}: {', '.join(bad)} not finite; the last checkpoint stays")
     return numbers
+
+
+def totals(parts: dict) -> dict[str, torch.Tensor]:
+    """Of each network and optimizer the sum of all its numbers, which is finite only where they are."""
+    sums = {}
+    for name, part in parts.items():
+        tables = part.state.values() if isinstance(part, torch.optim.Optimizer) else [part.state_dict()]
+        sums[name] = sum((tensor.float().sum() for table in tables for tensor in table.values()), torch.zeros(()))
+    return sums
 
 
 def save_checkpoint(run: str, state: dict):
@@ -580,10 +604,13 @@ def load_checkpoint(run: str) -> dict:
     try:
         problem = "damaged, its checksum differs" if zipfile.ZipFile(path).testzip() else ""
         state = {} if problem else torch.load(path, map_location="cpu", weights_only=True)
+        version = "of another version of the script; resume it with that version"
         if not problem and state.get("format") != FORMAT:
-            problem = "of another version of the script; resume it with that version"
+            problem = version
         elif not problem and state["script"] != os.path.basename(__file__):
             problem = f"written by {state['script']}; resume it with that script"
+        elif not problem and state["args"].keys() != asdict(Args()).keys():
+            problem = version
     except Exception as error:  # whatever a missing, damaged or foreign file makes the readers raise
         problem = f"missing, damaged or foreign ({error})"
     require(not problem, f"--resume {run}: checkpoint.pt is {problem}")
@@ -634,11 +661,18 @@ def start_run(args: Args, device: torch.device, step: int) -> tuple[str, Summary
 
 def read_args(argv: list[str] | None = None) -> Args:
     """The command line's flags, or the checkpoint's, which they must not contradict."""
+    words = sys.argv[1:] if argv is None else argv
+    for flag, value in zip(words, words[1:], strict=False):
+        name = flag.removeprefix("--no-").removeprefix("--")
+        require(value not in ("True", "False"), f"{flag} {value}: write --{name} or --no-{name}, without a value")
     given = tyro.cli(Args, args=argv)
     if not given.resume:
         return given
-    default = Args(**load_checkpoint(given.resume)["args"])
+    checkpoint = load_checkpoint(given.resume)
+    default = Args(**checkpoint["args"])
     args = tyro.cli(Args, args=argv, default=default)
+    step, *_, evaluated = checkpoint["counters"]
+    require(step < args.total_timesteps or not evaluated, "--resume: finished; raise --total-timesteps")
     for name, value in asdict(args).items():
         old, flag = getattr(default, name), "--" + name.replace("_", "-")
         fine = value == old or name in ("resume", "checkpoint_frequency") or (name == "total_timesteps" and value > old)
@@ -648,9 +682,11 @@ def read_args(argv: list[str] | None = None) -> Args:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is lost before the loop
+    threading.excepthook = lambda _: None  # TensorBoard's: what stops it is raised by the next event, here
     try:
         main(read_args())
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where what was printed last may find no room either
         raise SystemExit("error: no space left on the disk; make room, then --resume the run") from None

@@ -28,6 +28,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
 import warnings
 import zipfile
@@ -415,6 +416,8 @@ def main(args: Args) -> str:
     parts |= {"critic": critic, "target_critic": target_critic}
     parts |= {"actor_optimizer": actor_optimizer, "critic_optimizer": critic_optimizer}
     if checkpoint:
+        same = len(checkpoint["generator"]) == len(generator.get_state())
+        require(same, f"--resume {args.resume}: of a run on another kind of device; resume it there")
         restore(args.resume, checkpoint, parts, buffer)
         generator.set_state(checkpoint["generator"])
     path, writer = start_run(args, device, start)
@@ -432,12 +435,26 @@ def main(args: Args) -> str:
             tqdm.write(f"step {step}/{last_step} {'online' if step > args.offline_steps else 'offline'}  {text}")
         return scores is not None
 
+    def save(step: int):
+        nonlocal segments
+        finite(step, metrics | totals(parts))
+        writer.flush()
+        state = {name: part.state_dict() for name, part in parts.items()} | {"args": asdict(args)}
+        state |= {"generator": generator.get_state(), "data": buffer.fingerprint, "device": device.type}
+        state |= {"queue": torch.as_tensor(np.array(queue)), "made_from": getattr(env.unwrapped, "made_from", None)}
+        state["counters"] = step, episode, episode_start, evaluated
+        segments = save_checkpoint(path, state, buffer, segments)
+
+    metrics = {}
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    evaluated = evaluated or log_evaluation(start)
+    if not evaluated:  # at the step where the run was stopped
+        evaluated = log_evaluation(start)
+        save(start)
+    end = last_step if evaluated else start  # stopped once more
     progress, step, obs, episode_return = progress_bar(start, args), start, None, 0.0
     clock, clock_step = time.perf_counter(), start
-    for step in range(start + 1, last_step + 1):
+    for step in range(start + 1, end + 1):
         online = step > args.offline_steps
         if shard(args, files, step) != loaded:
             loaded = shard(args, files, step)
@@ -456,7 +473,7 @@ def main(args: Args) -> str:
         if online:
             queue = queue or next_chunk(actor_view, obs, args, generator)
             action = queue.pop(0)
-            next_obs, reward, terminated, truncated, info = env.step(action)
+            next_obs, reward, terminated, truncated, info = env.step(action.copy())
             ended = terminated or truncated
             row = {"obs": obs, "action": action, "reward": reward, "next_obs": next_obs}
             buffer.add(**row, mask=1 - terminated, terminal=ended)
@@ -487,16 +504,11 @@ def main(args: Args) -> str:
         if args.eval_frequency and (step % args.eval_frequency == 0 or step == args.offline_steps or last):
             evaluated = log_evaluation(step)
         # Checkpoint: that of the last step says that all is done.
-        if STOP or last or (args.checkpoint_frequency and step % args.checkpoint_frequency == 0):
-            finite(step, metrics)
-            writer.flush()
-            state = {name: part.state_dict() for name, part in parts.items()} | {"args": asdict(args)}
-            state |= {"generator": generator.get_state(), "data": buffer.fingerprint, "device": device.type}
-            state |= {"queue": torch.as_tensor(np.array(queue)), "made_from": getattr(env.unwrapped, "made_from", None)}
-            state["counters"] = step, episode, episode_start, evaluated
-            segments = save_checkpoint(path, state, buffer, segments)
+        stopping = bool(STOP)  # asked once: a signal behind this line ends the next step, with its checkpoint
+        if stopping or last or (args.checkpoint_frequency and step % args.checkpoint_frequency == 0):
+            save(step)
         clock += time.perf_counter() - paused  # steps/s is of training alone
-        if STOP:
+        if stopping:
             break
     for finished in {progress, writer, env, eval_env}:  # without evaluations the last two are one
         finished.close()
@@ -672,16 +684,16 @@ def episode_seed(seed: int, episode: int) -> int:
 
 def replay_episode(env: gym.Env, buffer, start: int, seed: int) -> tuple[np.ndarray, float] | None:
     """Take env to where the run stands, by its actions since step `start` once more: observation, return so far. None
-    where an observation differs from the stored one, or where the buffer does not reach back to start."""
+    where an observation or a reward differs from the stored one, or where the buffer does not reach back to start."""
     if buffer.count - start > len(buffer.rows):
         return None
     rows = buffer.split(buffer.rows[torch.arange(start, buffer.count) % len(buffer.rows)])
     (obs, _), episode_return = env.reset(seed=seed), 0.0
-    columns = [rows[name].cpu().numpy() for name in ("obs", "action", "next_obs")]
-    for before, action, after in zip(*columns, strict=True):
+    columns = [rows[name].cpu().numpy() for name in ("obs", "action", "reward", "next_obs")]
+    for before, action, paid, after in zip(*columns, strict=True):
         repeats = np.array_equal(obs, before)
         obs, reward, *_ = env.step(action)
-        if not repeats or not np.array_equal(obs, after):
+        if not repeats or np.float32(reward) != paid or not np.array_equal(obs, after):
             return None
         episode_return += float(reward)
     return obs, episode_return
@@ -954,7 +966,8 @@ def stop(number: int, _):
     (some launchers send two together)."""
     if not STOP:
         STOP.extend((number, time.monotonic()))
-        os.write(1, b"stopping at the next step; the same signal again ends the run without a checkpoint\n")
+        with suppress(OSError):  # Ctrl-C ends the reader of a pipe as well
+            os.write(1, b"stopping at the next step; the same signal again ends the run without a checkpoint\n")
     elif time.monotonic() - STOP[1] > 1:
         os._exit(128 + number)
 
@@ -974,6 +987,15 @@ def finite(step: int, metrics: dict[str, torch.Tensor]) -> dict[str, float]:
     if bad:
         raise SystemExit(f"error: step {step}: {', '.join(bad)} not finite; the last checkpoint stays")
     return numbers
+
+
+def totals(parts: dict) -> dict[str, torch.Tensor]:
+    """Of each network and optimizer the sum of all its numbers, which is finite only where they are."""
+    sums = {}
+    for name, part in parts.items():
+        tables = part.state.values() if isinstance(part, torch.optim.Optimizer) else [part.state_dict()]
+        sums[name] = sum((tensor.float().sum() for table in tables for tensor in table.values()), torch.zeros(()))
+    return sums
 
 
 def save_checkpoint(run: str, state: dict, buffer: ReplayBuffer, segments: list) -> list:
@@ -1007,10 +1029,13 @@ def load_checkpoint(run: str) -> dict:
     try:
         problem = "damaged, its checksum differs" if zipfile.ZipFile(path).testzip() else ""
         state = {} if problem else torch.load(path, map_location="cpu", weights_only=True)
+        version = "of another version of the script; resume it with that version"
         if not problem and state.get("format") != FORMAT:
-            problem = "of another version of the script; resume it with that version"
+            problem = version
         elif not problem and state["script"] != os.path.basename(__file__):
             problem = f"written by {state['script']}; resume it with that script"
+        elif not problem and state["args"].keys() != asdict(Args()).keys():
+            problem = version
     except Exception as error:  # whatever a missing, damaged or foreign file makes the readers raise
         problem = f"missing, damaged or foreign ({error})"
     require(not problem, f"--resume {run}: checkpoint.pt is {problem}")
@@ -1078,11 +1103,20 @@ def start_run(args: Args, device: torch.device, step: int) -> tuple[str, Summary
 
 def read_args(argv: list[str] | None = None) -> Args:
     """The command line's flags, over those of the checkpoint, which they must not contradict; its data may move."""
+    words = sys.argv[1:] if argv is None else argv
+    for flag, value in zip(words, words[1:], strict=False):
+        name = flag.removeprefix("--no-").removeprefix("--")
+        require(value not in ("True", "False"), f"{flag} {value}: write --{name} or --no-{name}, without a value")
     given = tyro.cli(Args, args=argv)
     if not given.resume:
         return given
-    default = Args(**load_checkpoint(given.resume)["args"])
+    checkpoint = load_checkpoint(given.resume)
+    default = Args(**checkpoint["args"])
     args = tyro.cli(Args, args=argv, default=default)
+    step, *_, evaluated = checkpoint["counters"]
+    require(
+        step < args.offline_steps + args.total_timesteps or not evaluated, "--resume: finished; raise --total-timesteps"
+    )
     for name, value in asdict(args).items():
         old, flag = getattr(default, name), "--" + name.replace("_", "-")
         fine = value == old or name in ("resume", "checkpoint_frequency", "dataset_path")
@@ -1093,9 +1127,11 @@ def read_args(argv: list[str] | None = None) -> Args:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is lost before the loop
+    threading.excepthook = lambda _: None  # TensorBoard's: what stops it is raised by the next event, here
     try:
         main(read_args())
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where what was printed last may find no room either
         raise SystemExit("error: no space left on the disk; make room, then --resume the run") from None

@@ -32,13 +32,15 @@ OWN = {
         *("Actor.__init__", "Actor.rollout", "Actor.log_prob", "check"),
         *("Args.alpha", "Args.target_entropy", "Args.log_std_min", "Args.log_std_max", "Args.hidden_dim"),
     },
-    "offline_to_online/make_dataset.py": {"Args", "main"},
-    # The other scripts of offline_to_online and those of baselines: their lists go here.
+    "offline_to_online/make_dataset.py": {"Args", "main", "collect", "require", "if __name__ == '__main__'"},
 }
 # What a folder's scripts have in common, and not with other folders.
 COMMON = {
-    "offline_to_online": set(),
-    "baselines": set(),
+    "offline_to_online": {
+        *("Actor", "Critic", "critic_loss", "actor_loss", "path_statistics", "descend", "main", "FORMAT", "check"),
+        *("make_env", "ReplayBuffer", "evaluate", "progress_bar", "read_args", "PRESETS", "PRESET_FLAGS"),
+    },
+    "baselines": {"check", "read_args", "descend", "critic_loss", "actor_loss", "Actor", "Critic", "main", "PRESETS"},
 }
 
 

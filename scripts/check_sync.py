@@ -32,6 +32,36 @@ OWN = {
         *("Actor.__init__", "Actor.rollout", "Actor.log_prob", "check"),
         *("Args.alpha", "Args.target_entropy", "Args.log_std_min", "Args.log_std_max", "Args.hidden_dim"),
     },
+    "offline_to_online/qc_fql.py": {
+        *("Actor", "critic_loss", "actor_loss", "main", "PRESETS", "PRESET_FLAGS", "LIMITS"),
+    },
+    "offline_to_online/reinflow.py": {
+        *("Actor", "flow_loss", "descend", "main", "PRESETS", "PRESET_FLAGS", "LIMITS", "progress_bar"),
+        *("Args.env_id", "Args.dataset_path", "Args.seed", "Args.offline_steps", "Args.horizon_length"),
+        *("Args.batch_size", "Args.gamma", "Args.sampling_steps", "Args.hidden_dim", "Args.critic_hidden_dim"),
+        *("Args.compile", "Args.log_frequency"),
+    },
+    "offline_to_online/sac_flow_naive.py": {
+        *("Args.hidden_dim",),
+    },
+    "baselines/dime.py": {
+        *("Actor", "Critic", "critic_loss", "main", "PRESETS", "PUBLISHED", "check", "initialised"),
+    },
+    "baselines/flowrl.py": {
+        *("Actor", "initialised", "Critic", "critic_loss", "descend", "main", "PUBLISHED", "PRESETS", "check"),
+        *("Args.batch_size", "Args.policy_lr", "Args.q_lr", "Args.policy_frequency", "Args.critic_hidden_dim"),
+        *("Args.hidden_dim",),
+    },
+    "baselines/ppo.py": {
+        *("Actor", "mlp", "main", "check", "save_checkpoint", "restore"),
+        *("Args.seed", "Args.policy_lr", "Args.hidden_dim"),
+    },
+    "baselines/qsm.py": {
+        *("Actor", "initialised", "Critic", "critic_loss", "actor_loss", "descend", "main", "PUBLISHED"),
+        *("PRESETS", "check"),
+        *("Args.batch_size", "Args.policy_lr", "Args.tau", "Args.critic_hidden_dim", "Args.hidden_dim"),
+        *("Args.sampling_steps", "Args.noise_free_evaluation"),
+    },
     "offline_to_online/make_dataset.py": {"Args", "main", "collect", "require", "if __name__ == '__main__'"},
 }
 # What a folder's scripts have in common, and not with other folders.
@@ -40,7 +70,7 @@ COMMON = {
         *("Actor", "Critic", "critic_loss", "actor_loss", "path_statistics", "descend", "main", "FORMAT", "check"),
         *("make_env", "ReplayBuffer", "evaluate", "progress_bar", "read_args", "PRESETS", "PRESET_FLAGS"),
     },
-    "baselines": {"check", "read_args", "descend", "critic_loss", "actor_loss", "Actor", "Critic", "main", "PRESETS"},
+    "baselines": {"read_args", "descend", "actor_loss"},
 }
 
 

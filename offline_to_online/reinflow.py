@@ -620,23 +620,6 @@ def episode_seed(seed: int, episode: int) -> int:
     return int(np.random.SeedSequence((seed, episode)).generate_state(1)[0])
 
 
-def replay_episode(env: gym.Env, buffer, start: int, seed: int) -> tuple[np.ndarray, float] | None:
-    """Take env to where the run stands, by its actions since step `start` once more: observation, return so far. None
-    where an observation or a reward differs from the stored one, or where the buffer does not reach back to start."""
-    if buffer.count - start > len(buffer.rows):
-        return None
-    rows = buffer.split(buffer.rows[torch.arange(start, buffer.count) % len(buffer.rows)])
-    (obs, _), episode_return = env.reset(seed=seed), 0.0
-    columns = [rows[name].cpu().numpy() for name in ("obs", "action", "reward", "next_obs")]
-    for before, action, paid, after in zip(*columns, strict=True):
-        repeats = np.array_equal(obs, before)
-        obs, reward, *_ = env.step(action)
-        if not repeats or np.float32(reward) != paid or not np.array_equal(obs, after):
-            return None
-        episode_return += float(reward)
-    return obs, episode_return
-
-
 def find_dataset(args: Args) -> list[str]:
     """The files of --dataset-path, or of the official place; ends the program, with a remedy, where there are none."""
     name, end = re.sub("-singletask(-task.)?-", "-", args.env_id), ".npz"

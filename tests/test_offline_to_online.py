@@ -1357,7 +1357,7 @@ def test_reinflow_counts_environment_steps(data, tmp_path, monkeypatch):
         module.Args(**small("reinflow", dataset_path=data[CUBE], run_dir=str(tmp_path), eval_frequency=0))
     )
     last = 24 + 70
-    assert module.load_checkpoint(run)["step"] == last and 70 <= len(count) < 70 + 2 * 4
+    assert module.load_checkpoint(run)["counters"][0] == last and 70 <= len(count) < 70 + 2 * 4
     lengths = scalars(run)["charts/episodic_length"]
     assert all(length == 13 for _, length in lengths) and len(lengths) == 4
     assert [step for step, _ in lengths[:2]] == [24 + 25, 24 + 26]  # three rounds of 2 x 4 steps, then one each

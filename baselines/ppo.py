@@ -219,6 +219,7 @@ def main(args: Args) -> str:
     device = check(args)
     checkpoint = load_checkpoint(args.resume) if args.resume else None
     env = make_env(args)
+    introduce(env, args)
     eval_envs = [make_env(args, args.capture_video and i == 0) for i in range(args.eval_episodes)]
     obs_dim, box = env.observation_space.shape[0], env.action_space
     buffer = Rollout(max(args.num_steps, LONGEST_EPISODE), obs_dim, box.shape[0], device)
@@ -319,7 +320,7 @@ def main(args: Args) -> str:
 
     position = replay_episode(env, buffer, episode_start, episode_seed(args.seed, episode))
     if position is None:
-        tqdm.write(f"{args.env_id} did not repeat its episode, so it is not deterministic: a new one begins")
+        tqdm.write(f"{args.env_id} did not repeat its episode (random, or too long): a new one begins")
         episode, episode_start = episode + 1, start
         position = env.reset(seed=episode_seed(args.seed, episode))[0], 0.0
         buffer.rows[(start - 1) % len(buffer.rows), -1] = 1  # ended: link no advantages across
@@ -469,6 +470,14 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
     flat = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
     require(flat, f"{flag}: observations are {space}, not a flat Box; wrap it in FlattenObservation")
     return gym.wrappers.TransformObservation(env, lambda obs: np.array(obs, np.float32), space)
+
+
+def introduce(env: gym.Env, args: Args):
+    """Say what was done to a task so that it fits."""
+    if isinstance(env.unwrapped.observation_space, gym.spaces.Dict):
+        print(f"{args.env_id}: observations are flattened in the order {', '.join(env.unwrapped.observation_space)}")
+    if env.unwrapped.spec.max_episode_steps is None:
+        print(f"{args.env_id} has no step limit: an episode is truncated after {LONGEST_EPISODE} steps")
 
 
 def into_box(action: np.ndarray, box: gym.spaces.Box) -> np.ndarray:

@@ -459,7 +459,7 @@ def main(args: Args) -> str:
         if online and obs is None:  # and not earlier: relabelling a shard resets the environment too
             position = replay_episode(env, buffer, episode_start, episode_seed(args.seed, episode))
             if position is None:
-                tqdm.write(f"{args.env_id} did not repeat its episode, so it is not deterministic: a new one begins")
+                tqdm.write(f"{args.env_id} did not repeat its episode (random, or too long): a new one begins")
                 episode, episode_start, queue = episode + 1, buffer.count, []
                 position = env.reset(seed=episode_seed(args.seed, episode))[0], 0.0
             obs, episode_return = position

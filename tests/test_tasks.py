@@ -118,11 +118,13 @@ def test_a_reset_in_whole_numbers_is_evaluated_as_one_in_real_numbers(script):
     assert np.allclose(returns, expected)
 
 
-def test_dictionaries_are_flattened_in_the_order_of_the_space(script, tmp_path, monkeypatch):
+def test_dictionaries_are_flattened_in_the_order_of_the_space(script, tmp_path, monkeypatch, capsys):
     rows, plain = [], script.ReplayBuffer.add
     monkeypatch.setattr(script.ReplayBuffer, "add", lambda self, **row: rows.append(row) or plain(self, **row))
     script.main(script.Args(**small(env_id="tasks:Goal-v0", run_dir=str(tmp_path))))
     made = gym.make("tasks:Goal-v0")
+    order = ", ".join(made.observation_space)
+    assert capsys.readouterr().out.count(f"observations are flattened in the order {order}\n") == 1
     obs, _ = made.reset(seed=script.episode_seed(1, 0))
     assert np.array_equal(rows[0]["obs"], gym.spaces.flatten(made.observation_space, obs).astype(np.float32))
     for row in rows:

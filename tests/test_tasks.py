@@ -165,11 +165,12 @@ def test_names_are_folders_of_their_own(script, tmp_path, monkeypatch):
     assert scalars(script.main(script.read_args(["--resume", run, "--total-timesteps", "50"])))
 
 
-def test_a_task_without_an_end_gets_one(script, tmp_path, monkeypatch):
+def test_a_task_without_an_end_gets_one(script, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(script, "LONGEST_EPISODE", 30)
     seen = scalars(script.main(script.Args(**small(env_id="tasks:Endless-v0", run_dir=str(tmp_path)))))
     assert seen["charts/episodic_length"] == [(30, 30), (60, 30)] and len(seen["eval/episodic_return"]) == 2
     assert script.make_env(script.Args(env_id="tasks:Plain-v0")).spec.max_episode_steps == 30
+    assert "Endless-v0 has no step limit: an episode is truncated after " in capsys.readouterr().out
 
 
 def test_ctrl_c_ends_a_long_evaluation_which_the_resumed_run_repeats(tmp_path):

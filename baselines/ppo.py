@@ -254,7 +254,7 @@ def main(args: Args) -> str:
             rollout["value"] = critic(rollout["normal_obs"]).squeeze(1).float()
             next_value = critic(rollout["normal_next"]).squeeze(1).float()
         rollout["cut"] = rollout["terminated" if args.bootstrap_time_limits else "ended"]
-        series = (rollout["reward"], rollout["value"], next_value, rollout["cut"], rollout["ended"])
+        series = (rollout["normal_reward"], rollout["value"], next_value, rollout["cut"], rollout["ended"])
         advantage = gae(*(x.cpu().numpy() for x in series), args.gamma, args.gae_lambda)
         rollout["advantage"] = torch.from_numpy(advantage).to(device)
         names, seen = ("normal_obs", "x", "log_prob", "value", "advantage"), []
@@ -344,9 +344,9 @@ def main(args: Args) -> str:
         action = into_box(actor.to_env(x)[0].cpu().numpy(), box)
         next_obs, reward, terminated, truncated, _ = env.step(action.copy())
         normal_next = actor.normalize(torch.as_tensor(next_obs, device=device))
-        transition = {"obs": obs, "action": action, "next_obs": next_obs}
+        transition = {"obs": obs, "action": action, "reward": reward, "next_obs": next_obs}
         transition |= {"normal_obs": normal_obs[0].cpu(), "x": x[0].cpu(), "normal_next": normal_next.cpu()}
-        transition["reward"] = scaler(float(reward), terminated) if args.normalize_reward else reward
+        transition["normal_reward"] = scaler(float(reward), terminated) if args.normalize_reward else reward
         buffer.add(**transition, terminated=terminated, ended=terminated or truncated)
         obs, episode_return = next_obs, episode_return + float(reward)
         if terminated or truncated:
@@ -516,9 +516,9 @@ class Rollout:
     the rollout; it reaches further back, to the start of the episode, for `replay_episode`."""
 
     def __init__(self, capacity: int, obs_dim: int, action_dim: int, device: torch.device):
-        self.widths = {"obs": obs_dim, "action": action_dim, "next_obs": obs_dim}
-        self.widths |= {"normal_obs": obs_dim, "x": action_dim, "normal_next": obs_dim}
-        self.widths |= {"reward": 1, "terminated": 1, "ended": 1}
+        self.widths = {"obs": obs_dim, "action": action_dim, "reward": 1, "next_obs": obs_dim}
+        self.widths |= {"normal_obs": obs_dim, "x": action_dim, "normal_reward": 1, "normal_next": obs_dim}
+        self.widths |= {"terminated": 1, "ended": 1}
         self.rows, self.count = torch.empty(capacity, sum(self.widths.values()), device=device), 0
 
     def add(self, **transition):
@@ -536,7 +536,7 @@ class Rollout:
     def split(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
         """Rows -> name -> (B, n), for numbers (B,)."""
         batch = dict(zip(self.widths, rows.split(list(self.widths.values()), dim=1), strict=True))
-        return batch | {name: batch[name].squeeze(1) for name in ("reward", "terminated", "ended")}
+        return batch | {name: batch[name].squeeze(1) for name in ("reward", "normal_reward", "terminated", "ended")}
 
 
 def evaluate(actor, envs: list[gym.Env], seed: int, device: torch.device, film: str | None = None) -> np.ndarray | None:

@@ -795,9 +795,13 @@ def test_last_evaluation_and_contradicting_flags(name, tmp_path, capsys):
     module = importlib.import_module(name)
     path = module.main(small_args(module, run_dir=str(tmp_path), eval_frequency=50))
     assert [step for step, _ in scalars(path)["eval/episodic_return"]] == [50, 100, 120], "the last step's as well"
-    with pytest.raises(SystemExit) as ended:
-        module.read_args(["--resume", path, "--gamma", "0.5"])
-    assert ended.value.code == 2 and "--gamma 0.5: the checkpoint has 0.99" in capsys.readouterr().err
+    for flags, remedy in (
+        (["--total-timesteps", "200", "--gamma", "0.5"], "--gamma 0.5: the checkpoint has 0.99"),
+        ([], "finished; raise --total-timesteps"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            module.read_args(["--resume", path, *flags])
+        assert ended.value.code == 2 and remedy in capsys.readouterr().err
 
 
 def test_runs_alone_from_an_empty_folder(name, tmp_path):

@@ -1113,15 +1113,15 @@ def read_args(argv: list[str] | None = None) -> Args:
     checkpoint = load_checkpoint(given.resume)
     default = Args(**checkpoint["args"])
     args = tyro.cli(Args, args=argv, default=default)
-    step, *_, evaluated = checkpoint["counters"]
-    require(
-        step < args.offline_steps + args.total_timesteps or not evaluated, "--resume: finished; raise --total-timesteps"
-    )
     for name, value in asdict(args).items():
         old, flag = getattr(default, name), "--" + name.replace("_", "-")
         fine = value == old or name in ("resume", "checkpoint_frequency", "dataset_path")
         fine = fine or (name == "total_timesteps" and value > old)
         require(fine, f"{flag} {value}: the checkpoint has {old}; leave the flag out or start a new run")
+    step, *_, evaluated = checkpoint["counters"]
+    require(
+        step < args.offline_steps + args.total_timesteps or not evaluated, "--resume: finished; raise --total-timesteps"
+    )
     return args
 
 

@@ -765,8 +765,10 @@ def totals(parts: dict) -> dict[str, torch.Tensor]:
     """Of each network and optimizer the sum of all its numbers, which is finite only where they are."""
     sums = {}
     for name, part in parts.items():
-        tables = part.state.values() if isinstance(part, torch.optim.Optimizer) else [part.state_dict()]
-        sums[name] = sum((tensor.float().sum() for table in tables for tensor in table.values()), torch.zeros(()))
+        tensors = part.parameters() if isinstance(part, nn.Module) else []
+        if isinstance(part, torch.optim.Optimizer):
+            tensors = [tensor for table in part.state.values() for tensor in table.values()]
+        sums[name] = sum((tensor.detach().float().sum() for tensor in tensors), torch.zeros(()))
     return sums
 
 

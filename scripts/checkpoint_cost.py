@@ -69,7 +69,7 @@ def main() -> int:
         disk = seconds_of_disk(folder / "plain", buffer.rows[step - every : step])
         buffer.count = step
         began, worked = time.perf_counter(), time.process_time()
-        script.finite(step, script.magnitudes(parts))
+        script.finite(step, script.totals(parts))
         state = {name: part.state_dict() for name, part in parts.items()} | {"args": asdict(args)}
         state |= {"generator": generator.get_state(), "box": box.np_random.bit_generator.state}
         state["counters"] = step, 0, 0, 0.0, {}, True

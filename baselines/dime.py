@@ -352,7 +352,8 @@ def main(args: Args) -> str:
     checkpoint = load_checkpoint(args.resume) if args.resume else None
     env = make_env(args)
     introduce(env, args)
-    eval_envs = [make_env(args, args.capture_video and i == 0) for i in range(args.eval_episodes)]
+    evaluations = args.eval_episodes if args.eval_frequency else 0
+    eval_envs = [make_env(args, args.capture_video and i == 0) for i in range(evaluations)]
     obs_dim, box = env.observation_space.shape[0], env.action_space
     buffer = ReplayBuffer(args.buffer_size, obs_dim, box.shape[0], device)
 
@@ -490,7 +491,7 @@ def main(args: Args) -> str:
             action = act(obs)
             for i in range(args.updates_per_step):
                 metrics |= update((step - args.learning_starts - 1) * args.updates_per_step + i + 1)
-        next_obs, reward, terminated, truncated, _ = env.step(action.copy())  # meanwhile a GPU works on the update
+        next_obs, reward, terminated, truncated, _ = env.step(action.copy())  # a task may change it; a GPU goes on
         buffer.add(obs=obs, action=action, reward=reward, next_obs=next_obs, terminated=terminated)
         obs, episode_return = next_obs, episode_return + float(reward)
         if terminated or truncated:

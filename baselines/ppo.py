@@ -220,7 +220,8 @@ def main(args: Args) -> str:
     checkpoint = load_checkpoint(args.resume) if args.resume else None
     env = make_env(args)
     introduce(env, args)
-    eval_envs = [make_env(args, args.capture_video and i == 0) for i in range(args.eval_episodes)]
+    evaluations = args.eval_episodes if args.eval_frequency else 0
+    eval_envs = [make_env(args, args.capture_video and i == 0) for i in range(evaluations)]
     obs_dim, box = env.observation_space.shape[0], env.action_space
     buffer = Rollout(max(args.num_steps, LONGEST_EPISODE), obs_dim, box.shape[0], device)
 

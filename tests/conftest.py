@@ -46,7 +46,6 @@ class CountingEnv(gym.Env):
 
 gym.register("Counting-v0", CountingEnv, max_episode_steps=11)
 gym.register("Pixels-v0", lambda render_mode=None: _with_spaces(gym.spaces.Box(0, 255, (8, 8, 3), np.uint8), BOX))
-gym.register("Dictionary-v0", lambda render_mode=None: _with_spaces(gym.spaces.Dict({"x": BOX}), BOX))
 gym.register("Unbounded-v0", lambda render_mode=None: _with_spaces(BOX, gym.spaces.Box(-np.inf, np.inf, (2,))))
 
 

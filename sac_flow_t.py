@@ -750,6 +750,7 @@ def totals(parts: dict) -> dict[str, torch.Tensor]:
         if isinstance(part, torch.optim.Optimizer):
             tensors = [tensor for table in part.state.values() for tensor in table.values()]
         sums[name] = sum((tensor.detach().float().sum() for tensor in tensors), torch.zeros(()))
+    sums.pop("temperature", None)  # log 0 with --alpha 0 --no-autotune; alpha itself is among the metrics
     return sums
 
 

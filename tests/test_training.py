@@ -223,6 +223,11 @@ def test_alpha_moves_against_the_entropys_distance(script, tmp_path):
     assert values(seen["losses/alpha"]) == pytest.approx([initial] * 5) and "losses/alpha_loss" not in seen
 
 
+def test_a_temperature_of_zero_is_none(script, tmp_path):
+    """Its logarithm is infinite, which is no fault."""
+    assert set(values(run(script, tmp_path, alpha=0.0, autotune=False)["losses/alpha"])) == {0.0}
+
+
 def test_logged_temperature_loss_is_consistent(script, tmp_path):
     """alpha * (entropy - target) from the logged entropy, with the default target: 0 for a flow, -d for a Gaussian."""
     seen = run(script, tmp_path, policy_frequency=1)

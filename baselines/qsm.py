@@ -255,19 +255,16 @@ def descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor):
 
 def main(args: Args) -> str:
     """Train, or go on with a run; returns the run's folder."""
-    device = check(args)
+    device = prepare(args)
     checkpoint = load_checkpoint(args.resume) if args.resume else None
     env = make_env(args)
     introduce(env, args)
-    evaluations = args.eval_episodes if args.eval_frequency else 0
-    eval_envs = [make_env(args, args.capture_video and i == 0) for i in range(evaluations)]
+    films = [args.capture_video] + [False] * (args.eval_episodes - 1) if args.eval_frequency else []
+    eval_envs = [make_env(args, film) for film in films]
     obs_dim, box = env.observation_space.shape[0], env.action_space
     buffer = ReplayBuffer(args.buffer_size, obs_dim, box.shape[0], device)
 
     # Networks and optimizers.
-    # "medium" sends float32 products to oneDNN on a CPU: twice as fast with AVX-512, no faster with AVX2, and bfloat16
-    # only where the CPU has AMX. "high" is TF32 on CUDA.
-    torch.set_float32_matmul_precision("medium" if device.type == "cpu" else "high")
     torch.manual_seed(args.seed)
     generator = torch.Generator(device).manual_seed(args.seed)
     actor = Actor(obs_dim, box, args).to(device)
@@ -277,12 +274,9 @@ def main(args: Args) -> str:
     actor_optimizer = torch.optim.Adam(actor.parameters(), lr=args.policy_lr, fused=True)
     critic_optimizer = torch.optim.Adam(critic.parameters(), lr=args.q_lr, fused=True)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.bf16)
-    functions, compiled = (critic_loss, mean_q, actor_loss, actor_view.act), args.compile and has_compiler(device)
-    if compiled:
-        # Checking at every call that no module has changed costs some per cent at small size. None does here; a fork
-        # that switches train() and eval(), or compiles one method of two modules, must drop this or run stale code.
-        options = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
-        functions = [torch.compile(function, dynamic=False, options=options) for function in functions]
+    functions = critic_loss, mean_q, actor_loss, actor_view.act
+    if args.compile:
+        functions = [torch.compile(function, dynamic=False, options=NO_GUARDS) for function in functions]
     critic_loss_fn, mean_q_fn, actor_loss_fn, act_fn = functions
 
     def act(obs: np.ndarray) -> np.ndarray:
@@ -317,9 +311,7 @@ def main(args: Args) -> str:
         descend(actor_optimizer, loss)
         return metrics | {"losses/actor_loss": loss.detach(), "gradients/scaled_q": gradient.abs().median()}
 
-    if args.compile and not compiled:
-        print("no compiler or no Python.h found: running without torch.compile, slower")
-    if compiled:
+    if args.compile:
         # Compile on zeros, before the loop: the losses are pure and leave no trace, and Ctrl-C has nothing to lose.
         began = time.perf_counter()
         print("compiling, a minute or two at first, seconds from the cache", flush=True)
@@ -336,104 +328,93 @@ def main(args: Args) -> str:
     parts = {"actor": actor, "critic": critic, "target_critic": target_critic}
     parts |= {"actor_optimizer": actor_optimizer, "critic_optimizer": critic_optimizer}
     box.seed(args.seed)
-    start, episode, episode_start, last_return, metrics, evaluated, segments = 0, 0, 0, math.nan, {}, True, []
+    start, episode, episode_start, last_return, metrics = 0, 0, 0, math.nan, {}
     if checkpoint:
-        start, episode, episode_start, last_return, metrics, evaluated = checkpoint["counters"]
-        segments = checkpoint["segments"]
-        same = len(checkpoint["generator"]) == len(generator.get_state())
-        require(same, f"--resume {args.resume}: of a run on another kind of device; resume it there")
-        restore(args.resume, checkpoint, parts, buffer)
-        generator.set_state(checkpoint["generator"])
+        restore(args.resume, checkpoint, parts, buffer, generator)
+        start, episode, episode_start, last_return, metrics, _ = checkpoint["counters"]
         box.np_random.bit_generator.state = checkpoint["box"]
+    position = replay_episode(env, buffer, episode_start, episode_seed(args.seed, episode))  # or the first reset
+    if position is None:
+        episode, episode_start = episode + 1, start
+        position = env.reset(seed=episode_seed(args.seed, episode))[0], 0.0, False
+    obs, episode_return, ended = position
     path, writer = start_run(args, device, start)
 
-    def log_evaluation(step: int) -> bool:
-        """Evaluate and write the scores; False if a signal came in between: a resumed run then does it again."""
-        film = f"{path}/videos/step-{step}.mp4" if args.capture_video else None
-        returns = evaluate(actor_view, eval_envs, 10_000 + args.seed, device, film)
+    def save(finished=False):
+        finite(step, metrics | {name: total(part) for name, part in parts.items()})
+        writer.flush()
+        state = {name: part.state_dict() for name, part in parts.items()} | {"args": asdict(args)}
+        state |= {"generator": generator.get_state(), "box": box.np_random.bit_generator.state}
+        state["counters"] = step, episode, episode_start, last_return, metrics, finished
+        save_checkpoint(path, state, buffer)
+
+    progress, clock, clock_step = progress_bar(start, args), time.perf_counter(), start
+    for step in range(start, args.total_timesteps + 1):  # as many steps have been taken
+        # Evaluate, and write a checkpoint. What follows about this step is written again by a run that resumes here.
+        paused, returns = time.perf_counter(), None
+        if eval_envs and due(step, args.eval_frequency, args.total_timesteps):
+            film = f"{path}/videos/step-{step}.mp4" if args.capture_video else None
+            returns = evaluate(actor_view, eval_envs, 10_000 + args.seed, device, film)
+        stopping = bool(STOP)  # asked once: a signal behind this line ends the next step, with its checkpoint
+        if stopping or due(step, args.checkpoint_frequency, args.total_timesteps):
+            save()
+        if stopping:
+            break
+        clock += time.perf_counter() - paused  # steps/s is of training alone
+
+        # Log, and read from the device, which waits.
+        if ended:
+            writer.add_scalar("charts/episodic_return", episode_return, step)
+            writer.add_scalar("charts/episodic_length", step - episode_start, step)
+            last_return, episode_return, episode, episode_start = episode_return, 0.0, episode + 1, step
+            obs, _ = env.reset(seed=episode_seed(args.seed, episode))
         if returns is not None:
             writer.add_scalar("eval/episodic_return", returns.mean(), step)
             writer.add_scalar("eval/episodic_return_std", returns.std(), step)
             scores = f"eval return {returns.mean():.1f} +- {returns.std():.1f}  train return {last_return:.1f}"
             tqdm.write(f"step {step}/{args.total_timesteps}  {scores}")
-        return returns is not None
-
-    def save(step: int):
-        nonlocal segments
-        finite(step, metrics | totals(parts))
-        writer.flush()
-        state = {name: part.state_dict() for name, part in parts.items()} | {"args": asdict(args)}
-        state |= {"generator": generator.get_state(), "box": box.np_random.bit_generator.state}
-        state["counters"] = step, episode, episode_start, last_return, metrics, evaluated
-        segments = save_checkpoint(path, state, buffer, segments)
-
-    position = replay_episode(env, buffer, episode_start, episode_seed(args.seed, episode))
-    if position is None:
-        tqdm.write(f"{args.env_id} did not repeat its episode (random, or too long): a new one begins")
-        episode, episode_start = episode + 1, start
-        position = env.reset(seed=episode_seed(args.seed, episode))[0], 0.0
-    obs, episode_return = position
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    if not evaluated:  # at the step where the run was stopped
-        evaluated = log_evaluation(start)
-        save(start)
-    end = args.total_timesteps if evaluated else start  # stopped once more
-    progress, step = progress_bar(start, args), start
-    clock, clock_step = time.perf_counter(), start
-    for step in range(start + 1, end + 1):
-        # Act: uniformly at first, as the literature does.
-        if step <= args.learning_starts:
-            action = into_box(box.sample(), box)
-        else:
-            action = act(obs)
-            metrics |= update(step - args.learning_starts)
-        next_obs, reward, terminated, truncated, _ = env.step(action.copy())  # a task may change it; a GPU goes on
-        buffer.add(obs=obs, action=action, reward=reward, next_obs=next_obs, terminated=terminated)
-        obs, episode_return = next_obs, episode_return + float(reward)
-        if terminated or truncated:
-            writer.add_scalar("charts/episodic_return", episode_return, step)
-            writer.add_scalar("charts/episodic_length", step - episode_start, step)
-            last_return, episode_return, episode, episode_start = episode_return, 0.0, episode + 1, step
-            obs, _ = env.reset(seed=episode_seed(args.seed, episode))
-
-        # Log: the only place that reads from the device, besides acting and checkpoints.
-        progress.update()
-        last = step == args.total_timesteps
-        if step % args.log_frequency == 0 or last:
+        if due(step, args.log_frequency, args.total_timesteps):
             if metrics:
                 own = torch.Generator(device).manual_seed(step)  # logging must not move the training's random numbers
                 states, noise = buffer.sample(16, own)["obs"], actor.draw_noise(256, own)
                 metrics["policy/std"] = spread(actor_view, states, noise)
             for tag, value in finite(step, metrics).items():
                 writer.add_scalar(tag, value, step)
-            writer.add_scalar("charts/SPS", (step - clock_step) / (time.perf_counter() - clock), step)
+            if step > clock_step:
+                writer.add_scalar("charts/SPS", (step - clock_step) / (time.perf_counter() - clock), step)
             progress.set_postfix(episodic_return=f"{last_return:.1f}", refresh=False)
             clock, clock_step = time.perf_counter(), step
-        paused = time.perf_counter()
-        if step == args.learning_starts:
-            progress.close()
-            progress = progress_bar(step, args)
-        # Evaluate.
-        if args.eval_frequency and (step % args.eval_frequency == 0 or last):
-            evaluated = log_evaluation(step)
-        # Checkpoint: that of the last step says that all is done.
-        stopping = bool(STOP)  # asked once: a signal behind this line ends the next step, with its checkpoint
-        if stopping or last or (args.checkpoint_frequency and step % args.checkpoint_frequency == 0):
-            save(step)
-        clock += time.perf_counter() - paused  # steps/s is of training alone
-        if stopping:
+        if step == args.total_timesteps:
             break
-    for finished in (progress, writer, env, *eval_envs):
-        finished.close()
-    if STOP and (step < args.total_timesteps or not evaluated):
+
+        # Act: uniformly at first, as the literature does.
+        if step < args.learning_starts:
+            action = into_box(box.sample(), box)
+        else:
+            action = act(obs)
+            metrics |= update(step + 1 - args.learning_starts)
+        next_obs, reward, terminated, truncated, _ = env.step(action.copy())  # a task may change it
+        buffer.add(obs=obs, action=action, reward=reward, next_obs=next_obs, terminated=terminated)
+        obs, episode_return, ended = next_obs, episode_return + float(reward), terminated or truncated
+        progress.update()
+        if step + 1 == args.learning_starts:
+            progress.close()
+            progress = progress_bar(step + 1, args)
+    if not stopping:
+        save(finished=True)
+    for opened in (progress, writer, env, *eval_envs):
+        opened.close()
+    if stopping:
         print(f"interrupted; go on with: {sys.executable} {sys.argv[0]} --resume {path}")
         raise SystemExit(128 + STOP[0])
     return path
 
 
 # Housekeeping: whoever reads for the algorithm stops here.
-FORMAT = 2  # of a checkpoint: another one's cannot be resumed
+FORMAT = 3  # of a checkpoint: another one's cannot be resumed
+# Checking at every call that no module has changed costs some per cent at small size. None does here; a fork that
+# switches train() and eval(), or compiles one method of two modules, must drop this or run stale code.
+NO_GUARDS = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
 LONGEST_EPISODE = 10_000  # steps, where a task has no limit of its own
 # The scale takes a trained agent's reward per step to about 1, as in the authors' tasks. M on HalfCheetah, Hopper
 # and Walker2d is the best of those tried, and elsewhere a guess (baselines/README.md).
@@ -456,8 +437,8 @@ def require(condition: bool, message: str):
         raise SystemExit(2)
 
 
-def check(args: Args) -> torch.device:
-    """Refuse flags that cannot work, naming flag and remedy; returns the device."""
+def prepare(args: Args) -> torch.device:
+    """Refuse flags that cannot work, naming flag and remedy, and set PyTorch up; returns the device."""
     for names, low, high in (
         (("seed", "learning_starts", "eval_frequency", "checkpoint_frequency"), 0, 2**62),
         (("total_timesteps", "buffer_size", "batch_size", "policy_decay_steps"), 1, 2**62),
@@ -482,9 +463,15 @@ def check(args: Args) -> torch.device:
         ("capture_video", not args.capture_video or importlib.util.find_spec("imageio_ffmpeg"), "needs imageio-ffmpeg"),
     ):
         require(fine, f"--{flag.replace('_', '-')} {getattr(args, flag)}: {remedy}")
+    if args.compile and not has_compiler(torch.device(device)):
+        print("no compiler or no Python.h found: running without torch.compile, slower")
+        args.compile = False
     bf16 = any(there for name, there in torch.cpu.get_capabilities().items() if "bf16" in name)
     if args.bf16 and device == "cpu" and not bf16:
         print("--bf16: this processor has no bfloat16 instructions and will be slower with it, not faster", flush=True)
+    # "medium" sends float32 products to oneDNN on a CPU: twice as fast with AVX-512, no faster with AVX2, and bfloat16
+    # only where the CPU has AMX. "high" is TF32 on CUDA.
+    torch.set_float32_matmul_precision("medium" if device == "cpu" else "high")
     return torch.device(device)
 
 
@@ -551,21 +538,23 @@ def episode_seed(seed: int, episode: int) -> int:
     return int(np.random.SeedSequence((seed, episode)).generate_state(1)[0])
 
 
-def replay_episode(env: gym.Env, buffer, start: int, seed: int) -> tuple[np.ndarray, float] | None:
-    """Take env to where the run stands, by its actions since step `start` once more: observation, return so far. None
-    where an observation or a reward differs from the stored one, or where the buffer does not reach back to start."""
+def replay_episode(env: gym.Env, buffer, start: int, seed: int) -> tuple[np.ndarray, float, bool] | None:
+    """Take env to where the run stands, by its actions since step `start` once more: observation, return so far, and
+    whether it ended. None where what comes differs from what is stored, or the buffer does not reach back to start."""
     if buffer.count - start > len(buffer.rows):
+        print(f"{env.spec.id}: an episode longer than --buffer-size: a new one begins")
         return None
     rows = buffer.split(buffer.rows[torch.arange(start, buffer.count) % len(buffer.rows)])
-    (obs, _), episode_return = env.reset(seed=seed), 0.0
+    (obs, _), episode_return, ended = env.reset(seed=seed), 0.0, False
     columns = [rows[name].cpu().numpy() for name in ("obs", "action", "reward", "next_obs")]
     for before, action, paid, after in zip(*columns, strict=True):
         repeats = np.array_equal(obs, before)
-        obs, reward, *_ = env.step(action)
+        obs, reward, terminated, truncated, _ = env.step(action)
         if not repeats or np.float32(reward) != paid or not np.array_equal(obs, after):
+            print(f"{env.spec.id} did not repeat its episode: a new one begins")
             return None
-        episode_return += float(reward)
-    return obs, episode_return
+        episode_return, ended = episode_return + float(reward), terminated or truncated
+    return obs, episode_return, ended
 
 
 class ReplayBuffer:
@@ -579,6 +568,7 @@ class ReplayBuffer:
         most = int(0.8 * free / needed * capacity)
         require(needed <= free, f"--buffer-size {capacity}: more than the free memory; {most} would fit")
         self.rows, self.count = torch.empty(capacity, sum(self.widths.values()), device=device), 0
+        self.segments = [(0, 0, 0)]  # of replay.bin: first transition, end, CRC-32
 
     def add(self, **transition):
         """Store one transition, given by name as NumPy arrays and numbers; ends the run where one is not finite."""
@@ -600,9 +590,9 @@ class ReplayBuffer:
         return self.split(self.rows[torch.randint(size, (batch,), generator=generator, device=generator.device)])
 
 
-def evaluate(actor, envs: list[gym.Env], seed: int, device: torch.device, film: str | None = None) -> np.ndarray | None:
-    """Undiscounted returns (n,) of one deterministic episode per environment, the first one filmed; None if a signal to
-    stop came. Same seed: same start states and A_0."""
+def evaluate(actor, envs: list[gym.Env], seed: int, device: torch.device, film: str | None = None) -> np.ndarray:
+    """Undiscounted returns (n,) of one deterministic episode per environment, the first one filmed; cut short by
+    a signal to stop. Same seed: same start states and A_0."""
     generator, box, writer = torch.Generator(device).manual_seed(seed), envs[0].action_space, None
     returns, running = np.zeros(len(envs)), np.ones(len(envs), dtype=bool)
     if film:
@@ -622,7 +612,7 @@ def evaluate(actor, envs: list[gym.Env], seed: int, device: torch.device, film: 
                 writer.append_data(envs[0].render())
     if film:
         writer.close()
-    return None if STOP else returns
+    return returns
 
 
 STOP = []  # the signal that asked the run to end, once one has, and when
@@ -645,6 +635,11 @@ def progress_bar(step: int, args: Args) -> tqdm:
     return tqdm(total=args.total_timesteps, initial=step, desc=phase, leave=False, disable=not sys.stderr.isatty())
 
 
+def due(step: int, frequency: int, last: int) -> bool:
+    """Whether what is done every so many steps is done at this one; at the last it always is, with 0 at no other."""
+    return step == last or (step > 0 and frequency > 0 and step % frequency == 0)
+
+
 def finite(step: int, metrics: dict[str, torch.Tensor]) -> dict[str, float]:
     """The metrics as numbers; ends the run before one that is not finite reaches a checkpoint."""
     numbers = {tag: value.item() for tag, value in metrics.items()}
@@ -654,23 +649,17 @@ def finite(step: int, metrics: dict[str, torch.Tensor]) -> dict[str, float]:
     return numbers
 
 
-def totals(parts: dict) -> dict[str, torch.Tensor]:
-    """Of each network and optimizer the sum of all its numbers, which is finite only where they are."""
-    sums = {}
-    for name, part in parts.items():
-        tensors = part.parameters() if isinstance(part, nn.Module) else []
-        if isinstance(part, torch.optim.Optimizer):
-            tensors = [tensor for table in part.state.values() for tensor in table.values()]
-        sums[name] = sum((tensor.detach().float().sum() for tensor in tensors), torch.zeros(()))
-    sums.pop("temperature", None)  # log 0 with --alpha 0 --no-autotune; alpha itself is among the metrics
-    return sums
+def total(part: nn.Module | torch.optim.Optimizer) -> torch.Tensor:
+    """The sum of all weights, or of all that Adam remembers, which is finite only where they are."""
+    tables = [dict(part.named_parameters())] if isinstance(part, nn.Module) else part.state.values()
+    return sum((tensor.detach().sum() for table in tables for tensor in table.values()), torch.zeros(()))
 
 
-def save_checkpoint(run: str, state: dict, buffer: ReplayBuffer, segments: list) -> list:
+def save_checkpoint(run: str, state: dict, buffer: ReplayBuffer):
     """Append the transitions since the last checkpoint to replay.bin, then swap checkpoint.pt: what a crash leaves in
-    between is overwritten. Returns the segments of replay.bin: first transition, end, CRC-32."""
+    between is overwritten."""
     capacity, width = buffer.rows.shape
-    start = max(segments[-1][1] if segments else 0, buffer.count - capacity)
+    start = max(buffer.segments[-1][1], buffer.count - capacity)
     first, length, crc = start % capacity, buffer.count - start, 0
     with open(os.open(f"{run}/replay.bin", os.O_WRONLY | os.O_CREAT, 0o666), "wb") as file:
         file.seek(4 * width * start)
@@ -680,15 +669,14 @@ def save_checkpoint(run: str, state: dict, buffer: ReplayBuffer, segments: list)
             file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    segments = segments + [(start, buffer.count, crc)] * (length > 0)
+    buffer.segments += [(start, buffer.count, crc)] * (length > 0)
     blob = io.BytesIO()  # torch.save itself meets a full disk with an error of its own
-    torch.save(state | {"segments": segments, "format": FORMAT, "script": os.path.basename(__file__)}, blob)
+    torch.save(state | {"segments": buffer.segments, "format": FORMAT, "script": os.path.basename(__file__)}, blob)
     with open(f"{run}/checkpoint.pt.tmp", "wb") as file:
         file.write(blob.getbuffer())
         file.flush()
         os.fsync(file.fileno())
     os.replace(f"{run}/checkpoint.pt.tmp", f"{run}/checkpoint.pt")
-    return segments
 
 
 def load_checkpoint(run: str) -> dict:
@@ -710,16 +698,20 @@ def load_checkpoint(run: str) -> dict:
     return state
 
 
-def restore(run: str, checkpoint: dict, parts: dict, buffer: ReplayBuffer):
-    """Put the networks and optimizers back, and the transitions that the buffer held."""
+def restore(run: str, checkpoint: dict, parts: dict, buffer: ReplayBuffer, generator: torch.Generator):
+    """Put the networks and optimizers back, the generator, and the transitions that the buffer held."""
+    same = len(checkpoint["generator"]) == len(generator.get_state())
+    require(same, f"--resume {run}: of a run on another kind of device; resume it there")
+    generator.set_state(checkpoint["generator"])
     try:
         for name, part in parts.items():
             part.load_state_dict(checkpoint[name])
     except Exception as error:  # other networks under the same flags
         require(False, f"--resume {run}: checkpoint.pt is of another version of the script or the task ({error})")
     capacity, width = buffer.rows.shape
-    buffer.count = checkpoint["segments"][-1][1]
-    for start, end, crc in checkpoint["segments"]:
+    buffer.segments = checkpoint["segments"]
+    buffer.count = buffer.segments[-1][1]
+    for start, end, crc in buffer.segments:
         if end > buffer.count - capacity:
             rows = np.empty((0, width), np.float32)
             with suppress(OSError):
@@ -730,7 +722,8 @@ def restore(run: str, checkpoint: dict, parts: dict, buffer: ReplayBuffer):
 
 
 def start_run(args: Args, device: torch.device, step: int) -> tuple[str, SummaryWriter]:
-    """Make the run's folder and record what is needed to repeat the run; with --resume go on in it after `step`."""
+    """Make the run's folder and record what is needed to repeat the run; with --resume go on in it at `step`.
+    From here on a signal to stop means a checkpoint."""
     name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns() // 1_000_000}"
     name = re.sub(r"[^\w.=-]+", "-", name)  # a folder of its own, and an id for Weights & Biases
     path = args.resume or os.path.join(os.path.expanduser(args.run_dir), name)
@@ -752,11 +745,13 @@ def start_run(args: Args, device: torch.device, step: int) -> tuple[str, Summary
     git = subprocess.run(command, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
     versions = {name: importlib.metadata.version(name) for name in ("torch", "gymnasium", "mujoco", "numpy")}
     versions |= {"python": sys.version.split()[0], "git": git or "unknown", "device": str(device)}
-    writer = SummaryWriter(path, purge_step=step + 1)  # readers drop what came after the checkpoint
+    writer = SummaryWriter(path, purge_step=step)  # readers drop what is written again
     for title, table in (("hyperparameters", asdict(args)), ("versions", versions)):
         rows = "\n".join(f"|{key}|{value}|" for key, value in table.items())
         writer.add_text(title, "|name|value|\n|-|-|\n" + rows, step)
     print(f"run: {path}", flush=True)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     return path, writer
 
 
@@ -776,8 +771,8 @@ def read_args(argv: list[str] | None = None) -> Args:
         old, flag = getattr(default, name), "--" + name.replace("_", "-")
         fine = value == old or name in ("resume", "checkpoint_frequency") or (name == "total_timesteps" and value > old)
         require(fine, f"{flag} {value}: the checkpoint has {old}; leave the flag out or start a new run")
-    step, *_, evaluated = checkpoint["counters"]
-    require(step < args.total_timesteps or not evaluated, "--resume: finished; raise --total-timesteps")
+    step, *_, finished = checkpoint["counters"]
+    require(step < args.total_timesteps or not finished, "--resume: finished; raise --total-timesteps")
     return args
 
 

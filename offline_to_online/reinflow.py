@@ -308,12 +308,12 @@ def improve(actor, critic, actor_optimizer, critic_optimizer, rollout: dict, arg
 def main(args: Args) -> str:
     """Pretrain and fine-tune, or go on with a run; returns the run's folder."""
     args = with_presets(args)
-    device = check(args)
+    device = prepare(args)
     require(args.min_std < args.max_std, f"--min-std {args.min_std}: must be below --max-std")
     checkpoint = load_checkpoint(args.resume) if args.resume else None
-    start, episode, iteration, evaluated, segments = 0, 0, 0, True, [(0, 0, 0)]
+    start, episode, iteration, evaluated = 0, 0, 0, True
     if checkpoint:
-        was, segments = checkpoint["device"], checkpoint["segments"]
+        was = checkpoint["device"]
         require(was == device.type, f"--device {device.type}: the checkpoint is of a run on {was}; resume it there")
         start, episode, iteration, evaluated = checkpoint["counters"]
     last_step = args.offline_steps + args.total_timesteps
@@ -328,8 +328,6 @@ def main(args: Args) -> str:
     require(same, f"--resume {args.resume}: the files of {args.dataset_path} have changed since; restore them")
 
     # Networks and optimizers.
-    # "medium" sends float32 products to oneDNN on a CPU (bfloat16 only where the CPU has AMX), "high" is TF32 on CUDA.
-    torch.set_float32_matmul_precision("medium" if device.type == "cpu" else "high")
     torch.manual_seed(args.seed)
     generator = torch.Generator(device).manual_seed(args.seed)
     flow = Actor(obs_dim, args.horizon_length * action_dim, args).to(device)
@@ -339,8 +337,8 @@ def main(args: Args) -> str:
     pretrain_optimizer = torch.optim.AdamW(flow.parameters(), lr=args.pretrain_lr, weight_decay=1e-6, fused=True)
     actor_optimizer = torch.optim.AdamW(actor.parameters(), lr=args.actor_lr, weight_decay=0, fused=True)
     critic_optimizer = torch.optim.AdamW(critic.parameters(), lr=args.critic_lr, weight_decay=1e-5, fused=True)
-    scale, compiled = ReturnScale(args.gamma), args.compile and has_compiler(device)
-    flow_loss_fn = torch.compile(flow_loss, dynamic=False) if compiled else flow_loss
+    scale = ReturnScale(args.gamma)
+    flow_loss_fn = torch.compile(flow_loss, dynamic=False) if args.compile else flow_loss
 
     def draw(generator: torch.Generator) -> tuple:
         """What flow matching takes besides the network: chunks, x_0 and t."""
@@ -348,9 +346,7 @@ def main(args: Args) -> str:
         noise = actor.draw_noise(args.batch_size, generator)[0]
         return batch, noise, torch.rand(args.batch_size, 1, generator=generator, device=device)
 
-    if args.compile and not compiled:
-        print("no compiler or no Python.h found: running without torch.compile, slower")
-    if compiled:
+    if args.compile:
         # Compile before the loop, on a batch of its own: the loss is pure and leaves no trace, and Ctrl-C has nothing
         # to lose. The batch is drawn as all are, because another layout in memory would compile again.
         began, own = time.perf_counter(), torch.Generator(device).manual_seed(0)
@@ -362,50 +358,44 @@ def main(args: Args) -> str:
     parts = {"flow": flow, "actor": actor, "critic": critic, "pretrain_optimizer": pretrain_optimizer}
     parts |= {"actor_optimizer": actor_optimizer, "critic_optimizer": critic_optimizer}
     if checkpoint:
-        same = len(checkpoint["generator"]) == len(generator.get_state())
-        require(same, f"--resume {args.resume}: of a run on another kind of device; resume it there")
-        restore(args.resume, checkpoint, parts, buffer)
-        generator.set_state(checkpoint["generator"])
+        restore(args.resume, checkpoint, parts, buffer, generator)
         scale.count, scale.mean, scale.var = checkpoint["scale"]
-    path, writer = start_run(args, device, start)
+    path, writer = start_run(args, device, start + 1)
     if not checkpoint:
         writer.add_text("data", describe(files, buffer))
 
-    def log_evaluation(step: int) -> bool:
+    def log_evaluation() -> bool:
         """Evaluate and write the scores; False if a signal came in between: a resumed run then does it again."""
         film = f"{path}/videos/step-{step}.mp4" if args.capture_video else None
         scores = evaluate(actor, eval_env, args, device, film)
-        for name, value in (scores or {}).items():
+        if STOP:
+            return False
+        for name, value in scores.items():
             writer.add_scalar(f"eval/{name}", value, step)
-        if scores:
-            text = f"success {scores['success']:.2f}  eval return {scores['episodic_return']:.1f}"
-            tqdm.write(f"step {step}/{last_step} {'online' if step > args.offline_steps else 'offline'}  {text}")
-        return scores is not None
+        text = f"success {scores['success']:.2f}  eval return {scores['episodic_return']:.1f}"
+        tqdm.write(f"step {step}/{last_step} {'online' if step > args.offline_steps else 'offline'}  {text}")
+        return True
 
     def due(frequency: int, before: int, step: int) -> bool:
         """Whether step has passed a multiple of frequency since before, or ended a phase."""
         ended = step in (args.offline_steps, last_step)
         return before < step and frequency > 0 and (ended or step // frequency > before // frequency)
 
-    def save(step: int):
-        nonlocal segments
-        finite(step, metrics | totals(parts))
+    def save():
+        finite(step, metrics | {name: total(part) for name, part in parts.items()})
         writer.flush()
         state = {name: part.state_dict() for name, part in parts.items()} | {"args": asdict(args)}
         state |= {"generator": generator.get_state(), "data": buffer.fingerprint, "device": device.type}
         state |= {"scale": [scale.count, scale.mean, scale.var]}
         state["made_from"] = getattr(env.unwrapped, "made_from", None)
         state["counters"] = step, episode, iteration, evaluated
-        segments = save_checkpoint(path, state, buffer, segments)
+        save_checkpoint(path, state, buffer)
 
-    metrics = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+    metrics, step = {}, start
     if not evaluated:  # at the step where the run was stopped
-        evaluated = log_evaluation(start)
-        save(start)
-    progress, step = progress_bar(start, args), start
-    clock, clock_step = time.perf_counter(), start
+        evaluated = log_evaluation()
+        save()
+    progress, clock, clock_step = progress_bar(start, args), time.perf_counter(), start
     while step < last_step and not STOP:
         before, began = step, (step, episode, generator.get_state())
         if step < args.offline_steps:
@@ -430,7 +420,7 @@ def main(args: Args) -> str:
                 metrics = improve(*networks, rollout, args, generator, iteration >= args.critic_warmup)
                 iteration += 1
 
-        # Log: the only place that reads from the device, besides PPO and checkpoints.
+        # Log, and read from the device, which waits.
         progress.update(step - before)
         if step > before and (step % args.log_frequency == 0 or step > args.offline_steps or step == last_step):
             for tag, value in finite(step, metrics).items():
@@ -443,13 +433,13 @@ def main(args: Args) -> str:
             progress = progress_bar(step, args)
         # Evaluate.
         if due(args.eval_frequency, before, step):
-            evaluated = log_evaluation(step)
+            evaluated = log_evaluation()
         # Checkpoint: that of the last step says that all is done.
         if STOP or step == last_step or due(args.checkpoint_frequency, before, step):
-            save(step)
+            save()
         clock += time.perf_counter() - paused  # steps/s is of training alone
-    for finished in {progress, writer, *envs, eval_env}:  # without evaluations the last is one of those
-        finished.close()
+    for opened in {progress, writer, *envs, eval_env}:  # without evaluations the last is one of those
+        opened.close()
     if STOP and (step < last_step or not evaluated):
         print(f"interrupted; go on with: {sys.executable} {sys.argv[0]} --resume {path}")
         raise SystemExit(128 + STOP[0])
@@ -498,8 +488,8 @@ def with_presets(args: Args) -> Args:
     return replace(args, **{name: value for name, value in preset.items() if getattr(args, name) is None})
 
 
-def check(args: Args) -> torch.device:
-    """Refuse flags that cannot work, naming flag and remedy; returns the device."""
+def prepare(args: Args) -> torch.device:
+    """Refuse flags that cannot work, naming flag and remedy, and set PyTorch up; returns the device."""
     from_zero = "seed", "offline_steps", "total_timesteps", "learning_starts", "critic_warmup"
     from_zero += "eval_frequency", "checkpoint_frequency"
     for name, value in asdict(args).items():
@@ -516,6 +506,11 @@ def check(args: Args) -> torch.device:
         ("capture_video", not args.capture_video or importlib.util.find_spec("imageio_ffmpeg"), "needs imageio-ffmpeg"),
     ):
         require(fine, f"--{flag.replace('_', '-')} {getattr(args, flag)}: {remedy}")
+    if args.compile and not has_compiler(torch.device(device)):
+        print("no compiler or no Python.h found: running without torch.compile, slower")
+        args.compile = False
+    # "medium" sends float32 products to oneDNN on a CPU (bfloat16 only where the CPU has AMX), "high" is TF32 on CUDA.
+    torch.set_float32_matmul_precision("medium" if device == "cpu" else "high")
     return torch.device(device)
 
 
@@ -790,6 +785,7 @@ class ReplayBuffer:
         most = int(0.8 * free / needed * capacity)
         require(needed <= free, f"--buffer-size {capacity}: more than the free memory; {most} would fit")
         self.rows = torch.empty(capacity, sum(self.widths.values()), device=device)
+        self.segments = [(0, 0, 0)]  # of replay.bin: first transition, end, CRC-32
         self.offline = self.count = 0  # rows of the dataset, and online steps so far
 
     def load(self, data: dict[str, np.ndarray]):
@@ -847,12 +843,14 @@ def next_chunk(actor, obs: np.ndarray, args: Args, generator: torch.Generator, d
     """The actions (m,) of the next chunk."""
     obs_tensor = torch.as_tensor(obs, device=generator.device)[None]
     chunk = actor.act(obs_tensor, actor.draw_noise(1, generator), deterministic)
+    if not chunk.isfinite().all():
+        raise SystemExit("error: the action is not finite; the last checkpoint stays")
     return list(chunk.view(args.horizon_length, -1).cpu().numpy())
 
 
-def evaluate(actor, env: gym.Env, args: Args, device: torch.device, film: str | None = None) -> dict[str, float] | None:
-    """Success rate, mean return and length of --eval-episodes noise-free episodes, the first one filmed; None if a
-    signal to stop came. Success is the last step's. Same seed: same start states and A_0."""
+def evaluate(actor, env: gym.Env, args: Args, device: torch.device, film: str | None = None) -> dict[str, float]:
+    """Success rate, mean return and length of --eval-episodes noise-free episodes, the first one filmed; cut
+    short by a signal to stop. Success is the last step's. Same seed: same start states and A_0."""
     generator, totals, writer = torch.Generator(device).manual_seed(10_000 + args.seed), np.zeros(3), None
     if film:
         import imageio
@@ -871,7 +869,7 @@ def evaluate(actor, env: gym.Env, args: Args, device: torch.device, film: str | 
     if film:
         writer.close()
     names = "success", "episodic_return", "episodic_length"
-    return None if STOP else dict(zip(names, (totals / args.eval_episodes).tolist(), strict=True))
+    return dict(zip(names, (totals / args.eval_episodes).tolist(), strict=True))
 
 
 STOP = []  # the signal that asked the run to end, once one has, and when
@@ -905,23 +903,17 @@ def finite(step: int, metrics: dict[str, torch.Tensor]) -> dict[str, float]:
     return numbers
 
 
-def totals(parts: dict) -> dict[str, torch.Tensor]:
-    """Of each network and optimizer the sum of all its numbers, which is finite only where they are."""
-    sums = {}
-    for name, part in parts.items():
-        tensors = part.parameters() if isinstance(part, nn.Module) else []
-        if isinstance(part, torch.optim.Optimizer):
-            tensors = [tensor for table in part.state.values() for tensor in table.values()]
-        sums[name] = sum((tensor.detach().float().sum() for tensor in tensors), torch.zeros(()))
-    sums.pop("temperature", None)  # log 0 with --alpha 0 --no-autotune; alpha itself is among the metrics
-    return sums
+def total(part: nn.Module | torch.optim.Optimizer) -> torch.Tensor:
+    """The sum of all weights, or of all that Adam remembers, which is finite only where they are."""
+    tables = [dict(part.named_parameters())] if isinstance(part, nn.Module) else part.state.values()
+    return sum((tensor.detach().sum() for table in tables for tensor in table.values()), torch.zeros(()))
 
 
-def save_checkpoint(run: str, state: dict, buffer: ReplayBuffer, segments: list) -> list:
+def save_checkpoint(run: str, state: dict, buffer: ReplayBuffer):
     """Append the transitions since the last checkpoint to replay.bin, then swap checkpoint.pt: what a crash leaves in
-    between is overwritten. Returns the segments of replay.bin: first transition, end, CRC-32."""
+    between is overwritten."""
     capacity, width = buffer.rows.shape
-    start = max(segments[-1][1] if segments else 0, buffer.count - capacity)
+    start = max(buffer.segments[-1][1], buffer.count - capacity)
     first, length, crc = start % capacity, buffer.count - start, 0
     with open(os.open(f"{run}/replay.bin", os.O_WRONLY | os.O_CREAT, 0o666), "wb") as file:
         file.seek(4 * width * start)
@@ -931,15 +923,14 @@ def save_checkpoint(run: str, state: dict, buffer: ReplayBuffer, segments: list)
             file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    segments = segments + [(start, buffer.count, crc)] * (length > 0)
+    buffer.segments += [(start, buffer.count, crc)] * (length > 0)
     blob = io.BytesIO()  # torch.save itself meets a full disk with an error of its own
-    torch.save(state | {"segments": segments, "format": FORMAT, "script": os.path.basename(__file__)}, blob)
+    torch.save(state | {"segments": buffer.segments, "format": FORMAT, "script": os.path.basename(__file__)}, blob)
     with open(f"{run}/checkpoint.pt.tmp", "wb") as file:
         file.write(blob.getbuffer())
         file.flush()
         os.fsync(file.fileno())
     os.replace(f"{run}/checkpoint.pt.tmp", f"{run}/checkpoint.pt")
-    return segments
 
 
 def load_checkpoint(run: str) -> dict:
@@ -961,16 +952,20 @@ def load_checkpoint(run: str) -> dict:
     return state
 
 
-def restore(run: str, checkpoint: dict, parts: dict, buffer: ReplayBuffer):
-    """Put the networks and optimizers back, and the transitions that the buffer held."""
+def restore(run: str, checkpoint: dict, parts: dict, buffer: ReplayBuffer, generator: torch.Generator):
+    """Put the networks and optimizers back, the generator, and the transitions that the buffer held."""
+    same = len(checkpoint["generator"]) == len(generator.get_state())
+    require(same, f"--resume {run}: of a run on another kind of device; resume it there")
+    generator.set_state(checkpoint["generator"])
     try:
         for name, part in parts.items():
             part.load_state_dict(checkpoint[name])
     except Exception as error:  # other networks under the same flags
         require(False, f"--resume {run}: checkpoint.pt is of another version of the script or the task ({error})")
     capacity, width = buffer.rows.shape
-    buffer.count = checkpoint["segments"][-1][1]
-    for start, end, crc in checkpoint["segments"]:
+    buffer.segments = checkpoint["segments"]
+    buffer.count = buffer.segments[-1][1]
+    for start, end, crc in buffer.segments:
         if end > buffer.count - capacity:
             rows = np.empty((0, width), np.float32)
             with suppress(OSError):
@@ -990,7 +985,8 @@ def describe(files: list[str], buffer: ReplayBuffer) -> str:
 
 
 def start_run(args: Args, device: torch.device, step: int) -> tuple[str, SummaryWriter]:
-    """Make the run's folder and record what is needed to repeat the run; with --resume go on in it after `step`."""
+    """Make the run's folder and record what is needed to repeat the run; with --resume go on in it at `step`.
+    From here on a signal to stop means a checkpoint."""
     name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns() // 1_000_000}"
     name = re.sub(r"[^\w.=-]+", "-", name)  # a folder of its own, and an id for Weights & Biases
     path = args.resume or os.path.join(os.path.expanduser(args.run_dir), name)
@@ -1012,11 +1008,13 @@ def start_run(args: Args, device: torch.device, step: int) -> tuple[str, Summary
     git = subprocess.run(command, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
     versions = {name: importlib.metadata.version(name) for name in ("torch", "gymnasium", "mujoco", "numpy")}
     versions |= {"python": sys.version.split()[0], "git": git or "unknown", "device": str(device)}
-    writer = SummaryWriter(path, purge_step=step + 1)  # readers drop what came after the checkpoint
+    writer = SummaryWriter(path, purge_step=step)  # readers drop what is written again
     for title, table in (("hyperparameters", asdict(args)), ("versions", versions)):
         rows = "\n".join(f"|{key}|{value}|" for key, value in table.items())
         writer.add_text(title, "|name|value|\n|-|-|\n" + rows, step)
     print(f"run: {path}", flush=True)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     return path, writer
 
 
@@ -1037,10 +1035,9 @@ def read_args(argv: list[str] | None = None) -> Args:
         fine = value == old or name in ("resume", "checkpoint_frequency", "dataset_path")
         fine = fine or (name == "total_timesteps" and value > old)
         require(fine, f"{flag} {value}: the checkpoint has {old}; leave the flag out or start a new run")
-    step, *_, evaluated = checkpoint["counters"]
-    require(
-        step < args.offline_steps + args.total_timesteps or not evaluated, "--resume: finished; raise --total-timesteps"
-    )
+    step, *_, finished = checkpoint["counters"]
+    done = finished and step == args.offline_steps + args.total_timesteps
+    require(not done, "--resume: finished; raise --total-timesteps")
     return args
 
 

@@ -112,7 +112,7 @@ class Velocity(nn.Module):
         # First layers of gate and candidate in one, stored by input: W [s; A; t] = W_s s + W_A A + W_t t.
         fan_in = (obs_dim, action_dim, time_dim)
         parts = [nn.Linear(n, 2 * hidden, bias=i == 0) for i, n in enumerate(fan_in)]
-        for part in parts:  # initialised as the one layer they are
+        for part in parts:  # weights initialised as those of one layer
             nn.init.uniform_(part.weight, -(sum(fan_in) ** -0.5), sum(fan_in) ** -0.5)
         self.from_obs, from_x, self.from_time = parts
         self.from_x = nn.Parameter(from_x.weight.detach().t().contiguous())  # (d, n): its gradient is faster this way
@@ -125,7 +125,7 @@ class Velocity(nn.Module):
         self.noise = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
 
     def precompute(self, obs: torch.Tensor, t: torch.Tensor) -> tuple:
-        """All that does not depend on A, for the times t (K, B or 1, 1) at once: the rollout's loop is only `step`."""
+        """All that does not depend on A, for all times t (K, B, 1) or (K, 1, 1) at once; rollouts loop over `step`."""
         angle = t * self.frequency
         time = self.time(torch.cat([angle.sin(), angle.cos()], dim=-1))
         return self.from_obs(obs), self.from_time(time), bounded(self.noise(obs), *self.limits)
@@ -141,7 +141,7 @@ class Velocity(nn.Module):
         return torch.sigmoid(self.gate(gate)) * (candidate - x), log_std
 
     def forward(self, obs: torch.Tensor, x: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """obs (B, n), x = A_t (B, d), t (B or 1, 1) in [0, 1] -> v (B, d), log sigma (B, d)."""
+        """obs (B, n), x = A_t (B, d), t (B, 1) or (1, 1) in [0, 1] -> v, log sigma (B, d): for flow matching."""
         return self.step(self.precompute(obs, t[None]), x, 0)
 
 
@@ -311,14 +311,14 @@ def descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor):
 def main(args: Args) -> str:
     """Pretrain and train, or go on with a run; returns the run's folder."""
     args = with_presets(args)
-    device = check(args)
+    device = prepare(args)
     require(args.alpha > 0 or not args.autotune, f"--alpha {args.alpha}: choose more than 0, or --no-autotune")
     checkpoint = load_checkpoint(args.resume) if args.resume else None
-    start, episode, episode_start, evaluated, queue, segments = 0, 0, 0, True, [], [(0, 0, 0)]
+    start, episode, episode_start, success, metrics, queue = 0, 0, 0, 0.0, {}, []
     if checkpoint:
-        was, segments, queue = checkpoint["device"], checkpoint["segments"], list(checkpoint["queue"].numpy())
+        was, queue = checkpoint["device"], list(checkpoint["queue"].numpy())
         require(was == device.type, f"--device {device.type}: the checkpoint is of a run on {was}; resume it there")
-        start, episode, episode_start, evaluated = checkpoint["counters"]
+        start, episode, episode_start, success, metrics, _ = checkpoint["counters"]
     last_step = args.offline_steps + args.total_timesteps
     files = find_dataset(args)
     env = make_env(args)
@@ -330,8 +330,6 @@ def main(args: Args) -> str:
     require(same, f"--resume {args.resume}: the files of {args.dataset_path} have changed since; restore them")
 
     # Networks and optimizers.
-    # "medium" sends float32 products to oneDNN on a CPU (bfloat16 only where the CPU has AMX), "high" is TF32 on CUDA.
-    torch.set_float32_matmul_precision("medium" if device.type == "cpu" else "high")
     torch.manual_seed(args.seed)
     generator = torch.Generator(device).manual_seed(args.seed)
     chunk_dim, discount = args.horizon_length * action_dim, args.gamma**args.horizon_length
@@ -350,8 +348,8 @@ def main(args: Args) -> str:
     )
     # Tensors, because a float would compile the actor's loss twice.
     betas = [torch.tensor(beta, device=device) for beta in (args.beta_offline, args.beta_online)]
-    functions, compiled = (critic_loss, flow_loss, actor_loss), args.compile and has_compiler(device)
-    if compiled:
+    functions = critic_loss, flow_loss, actor_loss
+    if args.compile:
         functions = [torch.compile(function, dynamic=False) for function in functions]
     critic_loss_fn, flow_loss_fn, actor_loss_fn = functions
 
@@ -395,9 +393,7 @@ def main(args: Args) -> str:
         noise = actor.draw_noise(args.batch_size, own)
         return path_statistics(actor_view, critic_view, obs, noise, log_alpha.detach().exp())
 
-    if args.compile and not compiled:
-        print("no compiler or no Python.h found: running without torch.compile, slower")
-    if compiled:
+    if args.compile:
         # Compile before the loop, on a batch of its own: the losses are pure and leave no trace, and Ctrl-C has nothing
         # to lose. The batch is drawn as all are, because another layout in memory would compile again.
         began, own = time.perf_counter(), torch.Generator(device).manual_seed(0)
@@ -416,103 +412,88 @@ def main(args: Args) -> str:
     parts |= {"critic": critic, "target_critic": target_critic}
     parts |= {"actor_optimizer": actor_optimizer, "critic_optimizer": critic_optimizer}
     if checkpoint:
-        same = len(checkpoint["generator"]) == len(generator.get_state())
-        require(same, f"--resume {args.resume}: of a run on another kind of device; resume it there")
-        restore(args.resume, checkpoint, parts, buffer)
-        generator.set_state(checkpoint["generator"])
+        restore(args.resume, checkpoint, parts, buffer, generator)
     path, writer = start_run(args, device, start)
     if not checkpoint:
         writer.add_text("data", describe(files, buffer))
 
-    def log_evaluation(step: int) -> bool:
-        """Evaluate and write the scores; False if a signal came in between: a resumed run then does it again."""
-        film = f"{path}/videos/step-{step}.mp4" if args.capture_video else None
-        scores = evaluate(actor_view, eval_env, args, device, film)
-        for name, value in (scores or {}).items():
-            writer.add_scalar(f"eval/{name}", value, step)
-        if scores:
-            text = f"success {scores['success']:.2f}  eval return {scores['episodic_return']:.1f}"
-            tqdm.write(f"step {step}/{last_step} {'online' if step > args.offline_steps else 'offline'}  {text}")
-        return scores is not None
-
-    def save(step: int):
-        nonlocal segments
-        finite(step, metrics | totals(parts))
+    def save(finished=False):
+        finite(step, metrics | {name: total(part) for name, part in parts.items() if name != "temperature"})
         writer.flush()
         state = {name: part.state_dict() for name, part in parts.items()} | {"args": asdict(args)}
         state |= {"generator": generator.get_state(), "data": buffer.fingerprint, "device": device.type}
         state |= {"queue": torch.as_tensor(np.array(queue)), "made_from": getattr(env.unwrapped, "made_from", None)}
-        state["counters"] = step, episode, episode_start, evaluated
-        segments = save_checkpoint(path, state, buffer, segments)
+        state["counters"] = step, episode, episode_start, success, metrics, finished
+        save_checkpoint(path, state, buffer)
 
-    metrics = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    if not evaluated:  # at the step where the run was stopped
-        evaluated = log_evaluation(start)
-        save(start)
-    end = last_step if evaluated else start  # stopped once more
-    progress, step, obs, episode_return = progress_bar(start, args), start, None, 0.0
-    clock, clock_step = time.perf_counter(), start
-    for step in range(start + 1, end + 1):
-        online = step > args.offline_steps
-        if shard(args, files, step) != loaded:
-            loaded = shard(args, files, step)
-            buffer.load(load_dataset(args, loaded, env))
-        # Act, the first actions of a chunk without looking again, and update.
-        metrics = {}  # what is not computed in this step is not logged
-        if not online or step > args.offline_steps + args.learning_starts:
-            metrics = update(online)
-        if online and obs is None:  # and not earlier: relabelling a shard resets the environment too
-            position = replay_episode(env, buffer, episode_start, episode_seed(args.seed, episode))
+    obs, episode_return, ended = None, 0.0, False
+    progress, clock, clock_step = progress_bar(start, args), time.perf_counter(), start
+    for step in range(start, last_step + 1):  # as many steps have been taken
+        # Evaluate, and write a checkpoint. What follows about this step is written again by a run that resumes here.
+        paused, scores, phase_ends = time.perf_counter(), {}, step > 0 and step == args.offline_steps
+        if args.eval_frequency and (phase_ends or due(step, args.eval_frequency, last_step)):
+            film = f"{path}/videos/step-{step}.mp4" if args.capture_video else None
+            scores = evaluate(actor_view, eval_env, args, device, film)
+        stopping = bool(STOP)  # asked once: a signal behind this line ends the next step, with its checkpoint
+        if stopping or due(step, args.checkpoint_frequency, last_step):
+            save()
+        if stopping:
+            break
+        if obs is None and step >= args.offline_steps:  # and not earlier: relabelling a shard resets env too
+            position = replay_episode(env, buffer, episode_start, episode_seed(args.seed, episode))  # or a first reset
             if position is None:
-                tqdm.write(f"{args.env_id} did not repeat its episode (random, or too long): a new one begins")
                 episode, episode_start, queue = episode + 1, buffer.count, []
-                position = env.reset(seed=episode_seed(args.seed, episode))[0], 0.0
-            obs, episode_return = position
-        if online:
-            queue = queue or next_chunk(actor_view, obs, args, generator)
-            action = queue.pop(0)
-            next_obs, reward, terminated, truncated, info = env.step(action.copy())
-            ended = terminated or truncated
-            row = {"obs": obs, "action": action, "reward": reward, "next_obs": next_obs}
-            buffer.add(**row, mask=1 - terminated, terminal=ended)
-            obs, episode_return = next_obs, episode_return + float(reward)
-            if ended:
-                writer.add_scalar("charts/episodic_return", episode_return, step)
-                writer.add_scalar("charts/episodic_length", buffer.count - episode_start, step)
-                writer.add_scalar("charts/success", float(info["success"]), step)
-                episode, episode_start, episode_return, queue = episode + 1, buffer.count, 0.0, []
-                obs, _ = env.reset(seed=episode_seed(args.seed, episode))
+                position = env.reset(seed=episode_seed(args.seed, episode))[0], 0.0, False
+            obs, episode_return, ended = position
+        clock += time.perf_counter() - paused  # steps/s is of training alone
 
-        # Log: the only place that reads from the device, besides acting and checkpoints.
-        progress.update()
-        last = step == last_step
-        if step % args.log_frequency == 0 or last:
+        # Log, and read from the device, which waits.
+        if ended:
+            writer.add_scalar("charts/episodic_return", episode_return, step)
+            writer.add_scalar("charts/episodic_length", buffer.count - episode_start, step)
+            writer.add_scalar("charts/success", success, step)
+            episode, episode_start, episode_return, queue = episode + 1, buffer.count, 0.0, []
+            obs, _ = env.reset(seed=episode_seed(args.seed, episode))
+        for name, value in scores.items():
+            writer.add_scalar(f"eval/{name}", value, step)
+        if scores:
+            text = f"success {scores['success']:.2f}  eval return {scores['episodic_return']:.1f}"
+            tqdm.write(f"step {step}/{last_step} {'online' if step > args.offline_steps else 'offline'}  {text}")
+        if due(step, args.log_frequency, last_step):
             if metrics:
                 metrics |= statistics(step)
             for tag, value in finite(step, metrics).items():
                 writer.add_scalar(tag, value, step)
-            writer.add_scalar("charts/SPS", (step - clock_step) / (time.perf_counter() - clock), step)
+            if step > clock_step:
+                writer.add_scalar("charts/SPS", (step - clock_step) / (time.perf_counter() - clock), step)
             clock, clock_step = time.perf_counter(), step
-        paused = time.perf_counter()
-        if step in (args.offline_steps, args.offline_steps + args.learning_starts):
-            finite(step, metrics)
-            progress.close()
-            progress = progress_bar(step, args)
-        # Evaluate.
-        if args.eval_frequency and (step % args.eval_frequency == 0 or step == args.offline_steps or last):
-            evaluated = log_evaluation(step)
-        # Checkpoint: that of the last step says that all is done.
-        stopping = bool(STOP)  # asked once: a signal behind this line ends the next step, with its checkpoint
-        if stopping or last or (args.checkpoint_frequency and step % args.checkpoint_frequency == 0):
-            save(step)
-        clock += time.perf_counter() - paused  # steps/s is of training alone
-        if stopping:
+        if step == last_step:
             break
-    for finished in {progress, writer, env, eval_env}:  # without evaluations the last two are one
-        finished.close()
-    if STOP and (step < last_step or not evaluated):
+
+        # Act, the first actions of a chunk without looking again, and update.
+        if shard(args, files, step + 1) != loaded:
+            loaded = shard(args, files, step + 1)
+            buffer.load(load_dataset(args, loaded, env))
+        online, metrics = step >= args.offline_steps, {}  # what is not computed in this step is not logged
+        if not online or step >= args.offline_steps + args.learning_starts:
+            metrics = update(online)
+        if online:
+            queue = queue or next_chunk(actor_view, obs, args, generator)
+            action = queue.pop(0)
+            next_obs, reward, terminated, truncated, info = env.step(action.copy())
+            ended, success = terminated or truncated, float(info["success"])
+            row = {"obs": obs, "action": action, "reward": reward, "next_obs": next_obs}
+            buffer.add(**row, mask=1 - terminated, terminal=ended)
+            obs, episode_return = next_obs, episode_return + float(reward)
+        progress.update()
+        if step + 1 in (args.offline_steps, args.offline_steps + args.learning_starts):
+            progress.close()
+            progress = progress_bar(step + 1, args)
+    if not stopping:
+        save(finished=True)
+    for opened in {progress, writer, env, eval_env}:  # without evaluations the last two are one
+        opened.close()
+    if stopping:
         print(f"interrupted; go on with: {sys.executable} {sys.argv[0]} --resume {path}")
         raise SystemExit(128 + STOP[0])
     return path
@@ -560,8 +541,8 @@ def with_presets(args: Args) -> Args:
     return replace(args, **{name: value for name, value in preset.items() if getattr(args, name) is None})
 
 
-def check(args: Args) -> torch.device:
-    """Refuse flags that cannot work, naming flag and remedy; returns the device."""
+def prepare(args: Args) -> torch.device:
+    """Refuse flags that cannot work, naming flag and remedy, and set PyTorch up; returns the device."""
     from_zero = "seed", "offline_steps", "total_timesteps", "learning_starts", "critic_warmup"
     from_zero += "eval_frequency", "checkpoint_frequency"
     for name, value in asdict(args).items():
@@ -578,6 +559,11 @@ def check(args: Args) -> torch.device:
         ("capture_video", not args.capture_video or importlib.util.find_spec("imageio_ffmpeg"), "needs imageio-ffmpeg"),
     ):
         require(fine, f"--{flag.replace('_', '-')} {getattr(args, flag)}: {remedy}")
+    if args.compile and not has_compiler(torch.device(device)):
+        print("no compiler or no Python.h found: running without torch.compile, slower")
+        args.compile = False
+    # "medium" sends float32 products to oneDNN on a CPU (bfloat16 only where the CPU has AMX), "high" is TF32 on CUDA.
+    torch.set_float32_matmul_precision("medium" if device == "cpu" else "high")
     return torch.device(device)
 
 
@@ -682,21 +668,23 @@ def episode_seed(seed: int, episode: int) -> int:
     return int(np.random.SeedSequence((seed, episode)).generate_state(1)[0])
 
 
-def replay_episode(env: gym.Env, buffer, start: int, seed: int) -> tuple[np.ndarray, float] | None:
-    """Take env to where the run stands, by its actions since step `start` once more: observation, return so far. None
-    where an observation or a reward differs from the stored one, or where the buffer does not reach back to start."""
+def replay_episode(env: gym.Env, buffer, start: int, seed: int) -> tuple[np.ndarray, float, bool] | None:
+    """Take env to where the run stands, by its actions since step `start` once more: observation, return so far, and
+    whether it ended. None where what comes differs from what is stored, or the buffer does not reach back to start."""
     if buffer.count - start > len(buffer.rows):
+        print(f"{env.spec.id}: an episode longer than --buffer-size: a new one begins")
         return None
     rows = buffer.split(buffer.rows[torch.arange(start, buffer.count) % len(buffer.rows)])
-    (obs, _), episode_return = env.reset(seed=seed), 0.0
+    (obs, _), episode_return, ended = env.reset(seed=seed), 0.0, False
     columns = [rows[name].cpu().numpy() for name in ("obs", "action", "reward", "next_obs")]
     for before, action, paid, after in zip(*columns, strict=True):
         repeats = np.array_equal(obs, before)
-        obs, reward, *_ = env.step(action)
+        obs, reward, terminated, truncated, _ = env.step(action)
         if not repeats or np.float32(reward) != paid or not np.array_equal(obs, after):
+            print(f"{env.spec.id} did not repeat its episode: a new one begins")
             return None
-        episode_return += float(reward)
-    return obs, episode_return
+        episode_return, ended = episode_return + float(reward), terminated or truncated
+    return obs, episode_return, ended
 
 
 def find_dataset(args: Args) -> list[str]:
@@ -869,6 +857,7 @@ class ReplayBuffer:
         most = int(0.8 * free / needed * capacity)
         require(needed <= free, f"--buffer-size {capacity}: more than the free memory; {most} would fit")
         self.rows = torch.empty(capacity, sum(self.widths.values()), device=device)
+        self.segments = [(0, 0, 0)]  # of replay.bin: first transition, end, CRC-32
         self.offline = self.count = 0  # rows of the dataset, and online steps so far
 
     def load(self, data: dict[str, np.ndarray]):
@@ -931,12 +920,14 @@ def next_chunk(actor, obs: np.ndarray, args: Args, generator: torch.Generator, d
     """The actions (m,) of the next chunk."""
     obs_tensor = torch.as_tensor(obs, device=generator.device)[None]
     chunk = actor.act(obs_tensor, actor.draw_noise(1, generator), deterministic)
+    if not chunk.isfinite().all():
+        raise SystemExit("error: the action is not finite; the last checkpoint stays")
     return list(chunk.view(args.horizon_length, -1).cpu().numpy())
 
 
-def evaluate(actor, env: gym.Env, args: Args, device: torch.device, film: str | None = None) -> dict[str, float] | None:
-    """Success rate, mean return and length of --eval-episodes noise-free episodes, the first one filmed; None if a
-    signal to stop came. Success is the last step's. Same seed: same start states and A_0."""
+def evaluate(actor, env: gym.Env, args: Args, device: torch.device, film: str | None = None) -> dict[str, float]:
+    """Success rate, mean return and length of --eval-episodes noise-free episodes, the first one filmed; cut
+    short by a signal to stop. Success is the last step's. Same seed: same start states and A_0."""
     generator, totals, writer = torch.Generator(device).manual_seed(10_000 + args.seed), np.zeros(3), None
     if film:
         import imageio
@@ -955,7 +946,7 @@ def evaluate(actor, env: gym.Env, args: Args, device: torch.device, film: str | 
     if film:
         writer.close()
     names = "success", "episodic_return", "episodic_length"
-    return None if STOP else dict(zip(names, (totals / args.eval_episodes).tolist(), strict=True))
+    return dict(zip(names, (totals / args.eval_episodes).tolist(), strict=True))
 
 
 STOP = []  # the signal that asked the run to end, once one has, and when
@@ -980,6 +971,11 @@ def progress_bar(step: int, args: Args) -> tqdm:
     return tqdm(total=ends[phase], initial=step, desc=phase, leave=False, disable=not sys.stderr.isatty())
 
 
+def due(step: int, frequency: int, last: int) -> bool:
+    """Whether what is done every so many steps is done at this one; at the last it always is, with 0 at no other."""
+    return step == last or (step > 0 and frequency > 0 and step % frequency == 0)
+
+
 def finite(step: int, metrics: dict[str, torch.Tensor]) -> dict[str, float]:
     """The metrics as numbers; ends the run before one that is not finite reaches a checkpoint."""
     numbers = {tag: value.item() for tag, value in metrics.items()}
@@ -989,23 +985,17 @@ def finite(step: int, metrics: dict[str, torch.Tensor]) -> dict[str, float]:
     return numbers
 
 
-def totals(parts: dict) -> dict[str, torch.Tensor]:
-    """Of each network and optimizer the sum of all its numbers, which is finite only where they are."""
-    sums = {}
-    for name, part in parts.items():
-        tensors = part.parameters() if isinstance(part, nn.Module) else []
-        if isinstance(part, torch.optim.Optimizer):
-            tensors = [tensor for table in part.state.values() for tensor in table.values()]
-        sums[name] = sum((tensor.detach().float().sum() for tensor in tensors), torch.zeros(()))
-    sums.pop("temperature", None)  # log 0 with --alpha 0 --no-autotune; alpha itself is among the metrics
-    return sums
+def total(part: nn.Module | torch.optim.Optimizer) -> torch.Tensor:
+    """The sum of all weights, or of all that Adam remembers, which is finite only where they are."""
+    tables = [dict(part.named_parameters())] if isinstance(part, nn.Module) else part.state.values()
+    return sum((tensor.detach().sum() for table in tables for tensor in table.values()), torch.zeros(()))
 
 
-def save_checkpoint(run: str, state: dict, buffer: ReplayBuffer, segments: list) -> list:
+def save_checkpoint(run: str, state: dict, buffer: ReplayBuffer):
     """Append the transitions since the last checkpoint to replay.bin, then swap checkpoint.pt: what a crash leaves in
-    between is overwritten. Returns the segments of replay.bin: first transition, end, CRC-32."""
+    between is overwritten."""
     capacity, width = buffer.rows.shape
-    start = max(segments[-1][1] if segments else 0, buffer.count - capacity)
+    start = max(buffer.segments[-1][1], buffer.count - capacity)
     first, length, crc = start % capacity, buffer.count - start, 0
     with open(os.open(f"{run}/replay.bin", os.O_WRONLY | os.O_CREAT, 0o666), "wb") as file:
         file.seek(4 * width * start)
@@ -1015,15 +1005,14 @@ def save_checkpoint(run: str, state: dict, buffer: ReplayBuffer, segments: list)
             file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    segments = segments + [(start, buffer.count, crc)] * (length > 0)
+    buffer.segments += [(start, buffer.count, crc)] * (length > 0)
     blob = io.BytesIO()  # torch.save itself meets a full disk with an error of its own
-    torch.save(state | {"segments": segments, "format": FORMAT, "script": os.path.basename(__file__)}, blob)
+    torch.save(state | {"segments": buffer.segments, "format": FORMAT, "script": os.path.basename(__file__)}, blob)
     with open(f"{run}/checkpoint.pt.tmp", "wb") as file:
         file.write(blob.getbuffer())
         file.flush()
         os.fsync(file.fileno())
     os.replace(f"{run}/checkpoint.pt.tmp", f"{run}/checkpoint.pt")
-    return segments
 
 
 def load_checkpoint(run: str) -> dict:
@@ -1045,16 +1034,20 @@ def load_checkpoint(run: str) -> dict:
     return state
 
 
-def restore(run: str, checkpoint: dict, parts: dict, buffer: ReplayBuffer):
-    """Put the networks and optimizers back, and the transitions that the buffer held."""
+def restore(run: str, checkpoint: dict, parts: dict, buffer: ReplayBuffer, generator: torch.Generator):
+    """Put the networks and optimizers back, the generator, and the transitions that the buffer held."""
+    same = len(checkpoint["generator"]) == len(generator.get_state())
+    require(same, f"--resume {run}: of a run on another kind of device; resume it there")
+    generator.set_state(checkpoint["generator"])
     try:
         for name, part in parts.items():
             part.load_state_dict(checkpoint[name])
     except Exception as error:  # other networks under the same flags
         require(False, f"--resume {run}: checkpoint.pt is of another version of the script or the task ({error})")
     capacity, width = buffer.rows.shape
-    buffer.count = checkpoint["segments"][-1][1]
-    for start, end, crc in checkpoint["segments"]:
+    buffer.segments = checkpoint["segments"]
+    buffer.count = buffer.segments[-1][1]
+    for start, end, crc in buffer.segments:
         if end > buffer.count - capacity:
             rows = np.empty((0, width), np.float32)
             with suppress(OSError):
@@ -1074,7 +1067,8 @@ def describe(files: list[str], buffer: ReplayBuffer) -> str:
 
 
 def start_run(args: Args, device: torch.device, step: int) -> tuple[str, SummaryWriter]:
-    """Make the run's folder and record what is needed to repeat the run; with --resume go on in it after `step`."""
+    """Make the run's folder and record what is needed to repeat the run; with --resume go on in it at `step`.
+    From here on a signal to stop means a checkpoint."""
     name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns() // 1_000_000}"
     name = re.sub(r"[^\w.=-]+", "-", name)  # a folder of its own, and an id for Weights & Biases
     path = args.resume or os.path.join(os.path.expanduser(args.run_dir), name)
@@ -1096,11 +1090,13 @@ def start_run(args: Args, device: torch.device, step: int) -> tuple[str, Summary
     git = subprocess.run(command, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
     versions = {name: importlib.metadata.version(name) for name in ("torch", "gymnasium", "mujoco", "numpy")}
     versions |= {"python": sys.version.split()[0], "git": git or "unknown", "device": str(device)}
-    writer = SummaryWriter(path, purge_step=step + 1)  # readers drop what came after the checkpoint
+    writer = SummaryWriter(path, purge_step=step)  # readers drop what is written again
     for title, table in (("hyperparameters", asdict(args)), ("versions", versions)):
         rows = "\n".join(f"|{key}|{value}|" for key, value in table.items())
         writer.add_text(title, "|name|value|\n|-|-|\n" + rows, step)
     print(f"run: {path}", flush=True)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     return path, writer
 
 
@@ -1121,10 +1117,9 @@ def read_args(argv: list[str] | None = None) -> Args:
         fine = value == old or name in ("resume", "checkpoint_frequency", "dataset_path")
         fine = fine or (name == "total_timesteps" and value > old)
         require(fine, f"{flag} {value}: the checkpoint has {old}; leave the flag out or start a new run")
-    step, *_, evaluated = checkpoint["counters"]
-    require(
-        step < args.offline_steps + args.total_timesteps or not evaluated, "--resume: finished; raise --total-timesteps"
-    )
+    step, *_, finished = checkpoint["counters"]
+    done = finished and step == args.offline_steps + args.total_timesteps
+    require(not done, "--resume: finished; raise --total-timesteps")
     return args
 
 

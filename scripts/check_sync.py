@@ -29,7 +29,7 @@ MOST = 60  # changed lines of a pair of flow scripts, besides the velocity netwo
 OWN = {
     "sac_flow_naive.py": {"Args.hidden_dim"},
     "sac_gaussian.py": {
-        *("Actor.__init__", "Actor.rollout", "Actor.log_prob", "check"),
+        *("Actor.__init__", "Actor.rollout", "Actor.log_prob", "prepare"),
         *("Args.alpha", "Args.target_entropy", "Args.log_std_min", "Args.log_std_max", "Args.hidden_dim"),
     },
     "offline_to_online/qc_fql.py": {
@@ -45,20 +45,20 @@ OWN = {
         *("Args.hidden_dim",),
     },
     "baselines/dime.py": {
-        *("Actor", "Critic", "critic_loss", "main", "PRESETS", "PUBLISHED", "check", "initialised"),
+        *("Actor", "Critic", "critic_loss", "main", "PRESETS", "PUBLISHED", "prepare", "initialised"),
     },
     "baselines/flowrl.py": {
-        *("Actor", "initialised", "Critic", "critic_loss", "descend", "main", "PUBLISHED", "PRESETS", "check"),
+        *("Actor", "initialised", "Critic", "critic_loss", "descend", "main", "PUBLISHED", "PRESETS", "prepare"),
         *("Args.batch_size", "Args.policy_lr", "Args.q_lr", "Args.policy_frequency", "Args.critic_hidden_dim"),
         *("Args.hidden_dim",),
     },
     "baselines/ppo.py": {
-        *("Actor", "mlp", "main", "check", "save_checkpoint", "restore"),
+        *("Actor", "mlp", "main", "prepare", "save_checkpoint", "restore"),
         *("Args.seed", "Args.policy_lr", "Args.hidden_dim"),
     },
     "baselines/qsm.py": {
         *("Actor", "initialised", "Critic", "critic_loss", "actor_loss", "descend", "main", "PUBLISHED"),
-        *("PRESETS", "check"),
+        *("PRESETS", "prepare"),
         *("Args.batch_size", "Args.policy_lr", "Args.tau", "Args.critic_hidden_dim", "Args.hidden_dim"),
         *("Args.sampling_steps", "Args.noise_free_evaluation"),
     },
@@ -67,7 +67,7 @@ OWN = {
 # What a folder's scripts have in common, and not with other folders.
 COMMON = {
     "offline_to_online": {
-        *("Actor", "Critic", "critic_loss", "actor_loss", "path_statistics", "descend", "main", "FORMAT", "check"),
+        *("Actor", "Critic", "critic_loss", "actor_loss", "path_statistics", "descend", "main", "FORMAT", "prepare"),
         *("make_env", "ReplayBuffer", "evaluate", "progress_bar", "read_args", "PRESETS", "PRESET_FLAGS"),
     },
     "baselines": {"read_args", "descend", "actor_loss"},

@@ -58,7 +58,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="where to write the checkpoints (default: the temporary folder)")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "checkpoint_cost.csv")
     options = parser.parse_args()
-    args, table, segments, process = script.Args(), [], [], psutil.Process()
+    args, table, process = script.Args(), [], psutil.Process()
     env = script.make_env(args)
     box, generator = env.action_space, torch.Generator()
     buffer = script.ReplayBuffer(args.buffer_size, env.observation_space.shape[0], box.shape[0], torch.device("cpu"))
@@ -69,18 +69,18 @@ def main() -> int:
         disk = seconds_of_disk(folder / "plain", buffer.rows[step - every : step])
         buffer.count = step
         began, worked = time.perf_counter(), time.process_time()
-        script.finite(step, script.totals(parts))
+        script.finite(step, {name: script.total(part) for name, part in parts.items()})
         state = {name: part.state_dict() for name, part in parts.items()} | {"args": asdict(args)}
         state |= {"generator": generator.get_state(), "box": box.np_random.bit_generator.state}
         state["counters"] = step, 0, 0, 0.0, {}, True
-        segments = script.save_checkpoint(str(folder), state, buffer, segments)
+        script.save_checkpoint(str(folder), state, buffer)
         seconds, worked = time.perf_counter() - began, time.process_time() - worked
         written = every * 4 * buffer.rows.shape[1] + (folder / "checkpoint.pt").stat().st_size
         row = {"step": step, "mib": written / 2**20, "seconds": seconds, "seconds_of_the_disk": disk}
         row |= {"cpu_seconds": worked, "resident_mib": process.memory_info().rss / 2**20}
         table.append(row)
     began = time.perf_counter()
-    script.restore(str(folder), script.load_checkpoint(str(folder)), parts, buffer)
+    script.restore(str(folder), script.load_checkpoint(str(folder)), parts, buffer, generator)
     size = sum((folder / name).stat().st_size for name in ("replay.bin", "checkpoint.pt")) / 2**30
     print(f"{size:.2f} GiB, read in {time.perf_counter() - began:.1f} s")
     shutil.rmtree(folder)

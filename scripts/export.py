@@ -106,8 +106,8 @@ def read_run(run: Path) -> list[dict[str, str]]:
 
     # Rows: at every evaluation, and at the end where the run ends between two.
     total = int(flags["total_timesteps"]) + int(flags.get("offline_steps", 0))
-    finished = series.get("charts/SPS", [(0, 0)])[-1][0] == total  # every script writes it at its last step
     every, last = int(flags["eval_frequency"]) or 10_000, max(points[-1][0] for points in series.values())
+    finished = last == total  # the last step is always logged
     steps = list(range(every, last + 1, every))
     if finished and total > max(steps, default=0):
         steps.append(total)

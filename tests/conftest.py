@@ -10,9 +10,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from tensorboard.summary.writer import event_file_writer
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+# Runs resumed within a second: readers sort files by name, in which the tenth of a process comes before the ninth.
+event_file_writer._global_uid = event_file_writer.AtomicCounter(1000)
 torch.set_num_threads(1)  # two threads on small products only wait for each other
 
 FLOWS = ("sac_flow_g", "sac_flow_t", "sac_flow_naive")

@@ -669,7 +669,7 @@ def test_every_number_has_its_limits(name, capsys):
     floats = [field.name for field in dataclasses.fields(module.Args) if "float" in str(field.type)]
     for number, bad in [(n, -1) for n in numbers] + [(f, value) for f in floats for value in (np.nan, np.inf, -np.inf)]:
         with pytest.raises(SystemExit):
-            module.check(dataclasses.replace(module.Args(), **{number: bad}))
+            module.prepare(dataclasses.replace(module.Args(), **{number: bad}))
         assert f"--{number.replace('_', '-')} {bad}: choose a number from" in capsys.readouterr().err
 
 
@@ -736,10 +736,10 @@ def test_exact_resume(name, tmp_path, monkeypatch):
         assert ended.value.code == 128 + signal.SIGTERM
         module.STOP.clear()
         (path,) = (str(folder) for folder in (tmp_path / "parts").iterdir())
-        step, _, episode_start, *_, evaluated = module.load_checkpoint(path)["counters"]
-        seen.append((step, episode_start, evaluated))
+        step, _, episode_start, *_ = module.load_checkpoint(path)["counters"]
+        seen.append((step, episode_start))
     assert module.main(module.read_args(["--resume", path])) == path
-    assert seen == [(38, 26, True), (40, 39, False), (101, 91, True)]  # step, start of its episode, evaluated
+    assert seen == [(38, 26), (40, 39), (101, 91)]  # step, start of its episode
     assert same(final(module, path), final(module, whole))
     assert logged(path) == logged(whole)
 

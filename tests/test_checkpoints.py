@@ -432,7 +432,7 @@ def module_of(script):
         ("evaluation", 3, 50),
         ("replay.bin is written", 2, 61),
         ("before the swap", 2, 61),
-        ("after the swap", 70, 71),
+        ("after the swap", 71, 71),
     ],
 )
 def test_a_signal_ends_the_run_with_its_code_and_the_resume_command(phase, call, step, number, start, finish):
@@ -450,8 +450,8 @@ def test_an_interrupted_evaluation_is_done_once_by_the_resumed_run(flags, start,
     stopped = start(hook=(hook_signal, "evaluation", signal.SIGINT, 3), **flags)
     for i in range(2):
         assert stopped.code == 130 and not stopped.err and stopped.seconds < 2, stopped
-        step, *_, evaluated = module.load_checkpoint(str(stopped.path))["counters"]
-        assert step == (STEPS if flags else 50) and not evaluated
+        step, *_, finished = module.load_checkpoint(str(stopped.path))["counters"]
+        assert step == (STEPS if flags else 50) and not finished
         phase, number = ("evaluation", signal.SIGINT) if i == 0 else ("stepping", signal.SIGKILL)
         stopped = start(hook=(hook_signal, phase, number, 3), resume=stopped.path)
     if flags:
@@ -531,7 +531,7 @@ def test_ctrl_c_while_compiling_ends_the_run_and_its_compilers_at_once(start, tm
         ((tear, "checkpoint.pt", 3), 60),
         ((hook_signal, "checkpoint.pt is written", signal.SIGKILL, 3), 60),
         ((hook_signal, "before the swap", signal.SIGKILL, 3), 60),
-        ((hook_signal, "after the swap", signal.SIGKILL, 90), 90),
+        ((hook_signal, "after the swap", signal.SIGKILL, 91), 90),
         ((tear, "checkpoint.pt", 1), None),
     ],
     ids=lambda value: " ".join(map(str, value[1:3])) if isinstance(value, tuple) else None,
@@ -572,11 +572,7 @@ def test_a_finished_run_goes_on_to_a_raised_total_only(start, undisturbed):
     assert one_line_error(again) == "error: --resume: finished; raise --total-timesteps\n"
     assert contents(first.path) == before
     assert start(resume=first.path, total_timesteps=STEPS).code == 0
-    end = end_of(first.path)
-    for tag in ("eval/episodic_return", "eval/episodic_return_std"):
-        assert [step for step, _ in end["curves"][tag]] == [50, 80, 100, 120], "of its first end as well"
-        del end["curves"][tag][1]
-    assert not difference(end, undisturbed())
+    assert not difference(end_of(first.path), undisturbed()), "what only a last step writes is dropped again"
 
 
 @pytest.fixture
@@ -750,7 +746,8 @@ def test_an_episode_that_cannot_be_replayed_begins_anew(env_id, start):
     assert stopped.code == 143, stopped
     ended = start(resume=stopped.path)
     assert ended.code == 0 and not ended.err, ended
-    assert f"{env_id} did not repeat its episode (random, or too long): a new one begins\n" in ended.out
+    reason = ": an episode longer than --buffer-size" if buffer else " did not repeat its episode"
+    assert f"{env_id}{reason}: a new one begins\n" in ended.out
     rows = np.fromfile(stopped.path / "replay.bin", np.float32).reshape(STEPS, -1)
     env = module.make_env(module.Args(env_id=env_id))
     n = env.observation_space.shape[0]
@@ -932,7 +929,7 @@ def test_a_checkpoint_of_another_version_gets_one_line(finished, start):
     shapes = critic | {next(iter(critic)): torch.zeros(3)}
     for change in (
         old_checkpoint(state),
-        _torch_file(state | {"format": 3}),
+        _torch_file(state | {"format": 99}),
         _torch_file(state | {"args": args | {"warmup": 3}}),
         _torch_file(state | {"args": {name: value for name, value in args.items() if name != "gamma"}}),
         _torch_file(state | {"critic": shapes}),

@@ -119,7 +119,7 @@ def test_bf16_without_its_instructions_is_said(name, instructions, monkeypatch, 
     module = importlib.import_module(name)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
     for bf16 in (True, False):
-        module.check(module.Args(bf16=bf16, device="cpu"))
+        module.prepare(module.Args(bf16=bf16, device="cpu"))
         said = capsys.readouterr().out
         assert said.startswith("--bf16: ") == (bf16 and "amx_bf16" not in instructions) and said.count("\n") <= 1
 

@@ -366,18 +366,19 @@ def test_chunks_never_span_the_rings_seam(online, tmp_path):
     steps = [{key: np.asarray(value, np.float32) for key, value in step.items()} for step in steps]
     buffer = module.ReplayBuffer(30, 2, 3, torch.device("cpu"))
     buffer.load({key: np.stack([step[key] for step in steps[:20]]) for key in buffer.widths})
-    segments = [(0, 0, 0)]
     for i, step in enumerate(steps[20:]):
         buffer.add(**step)
         if i % 7 == 0:
-            segments = module.save_checkpoint(str(tmp_path), {}, buffer, segments)
+            module.save_checkpoint(str(tmp_path), {}, buffer)
     check_sampler(buffer, steps[-30:], 4, 0.8)
     # What a checkpoint stores and puts back: online steps alone.
-    segments = module.save_checkpoint(str(tmp_path), {}, buffer, segments)
+    module.save_checkpoint(str(tmp_path), {}, buffer)
     assert os.path.getsize(tmp_path / "replay.bin") == 4 * online * buffer.rows.shape[1]
     other = module.ReplayBuffer(30, 2, 3, torch.device("cpu"))
     other.load({key: np.stack([step[key] for step in steps[:20]]) for key in buffer.widths})
-    module.restore(str(tmp_path), {"segments": segments}, {}, other)
+    draws = torch.Generator()
+    state = {"segments": buffer.segments, "generator": draws.get_state()}
+    module.restore(str(tmp_path), state, {}, other, draws)
     kept = torch.arange(online - min(20 + online, 30), online) % 30
     assert other.count == online and torch.equal(other.rows[kept], buffer.rows[kept])
 

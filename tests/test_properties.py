@@ -82,7 +82,7 @@ def accepted(module, args, box, obs_dim, capsys, obs_scale=1.0):
     AnyEnv.box, AnyEnv.obs_dim, AnyEnv.obs_scale = box, obs_dim, obs_scale
     capsys.readouterr()
     try:
-        module.check(args)
+        module.prepare(args)
         module.make_env(args)
     except SystemExit as error:
         message = capsys.readouterr().err

@@ -1,12 +1,17 @@
 """What the simulators and the official files do, measured on the real packages, and what the scripts make of it."""
 
+import csv
 import json
+import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import scalars
+from conftest import ROOT, scalars
 from test_offline_to_online import CUBE, SCRIPTS, load, needs_extras, small
+
+sys.path.append(str(ROOT / "scripts"))
+import success_count  # noqa: E402
 
 pytestmark = needs_extras
 STACK = "cube-double-play-singletask-task5-v0"
@@ -76,33 +81,28 @@ def test_success_counts_the_state_after_the_last_step():
     assert not any(row[3] for row in ends(mine, {"positions": [(0.425, 0.1, 0.02)]}))
 
 
-def oracle_episode(env, seed):
-    """By OGBench's oracle of states: the number of steps, terminated and success of the last one."""
-    from ogbench.manipspace.oracles.markov.cube_markov import CubeMarkovOracle
-
-    obs, info = env.reset(seed=seed)
-    random = np.random.default_rng(seed)
-    np.random.seed(seed)  # the oracle draws from the global generator
-    oracle = CubeMarkovOracle(env=env)
-    oracle.reset(obs, info)
-    target = {"block": 0, "block_pos": np.array(GOAL), "block_yaw": np.zeros(1)}
-    steps, terminated, truncated = 0, False, False
-    while not (terminated or truncated):
-        seen = info | {f"privileged/target_{key}": value for key, value in target.items()}
-        action = np.clip(oracle.select_action(obs, seen) + 0.1 * random.normal(size=5), -1, 1)
-        obs, _, terminated, truncated, info = env.step(action)
-        steps += 1
-    return steps, terminated, info["success"]
-
-
-def test_both_counts_on_an_episode_of_the_oracle():
+def test_both_counts_on_an_episode_of_the_oracle(tmp_path):
     """The same at the usual limit; with one that falls on the solving step, OGBench's own count misses the episode."""
-    steps, terminated, success = oracle_episode(make(), 0)
-    assert terminated and success and 20 < steps < 150
-    assert oracle_episode(raw_env(), 0) == (steps, True, True)
-    assert oracle_episode(raw_env(max_episode_steps=steps - 1), 0) == (steps - 1, False, False)
-    assert oracle_episode(make(step_limit=steps - 1), 0) == (steps - 1, False, True)
-    assert oracle_episode(make(step_limit=steps - 2), 0) == (steps - 2, False, False)
+    success_count.main(success_count.Args(episodes=1, csv=tmp_path / "count.csv"))
+    with open(tmp_path / "count.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    solved, episode = int(row["solved"]), success_count.oracle_episode
+    assert 20 < solved < 150 and episode(make(), 0) == episode(raw_env(), 0) == (solved + 1, True, True)
+    assert episode(raw_env(max_episode_steps=solved), 0) == (solved, False, False)
+    assert episode(make(step_limit=solved), 0) == (solved, False, True)
+    assert episode(make(step_limit=solved - 1), 0) == (solved - 1, False, False)
+
+
+def test_both_counts_in_the_readme():
+    """At the usual limit and at the median, from the committed table."""
+    with open(ROOT / "results" / "success_count.csv", newline="") as file:
+        solved = np.array([int(row["solved"]) for row in csv.DictReader(file)])
+    median, page = int(np.median(solved)), (ROOT / "offline_to_online" / "README.md").read_text()
+    assert len(solved) == 100 and solved.max() < 200
+    text = (
+        f"with {median} steps, the median, OGBench counts {(solved < median).sum()} and this {(solved <= median).sum()}"
+    )
+    assert text in " ".join(page.split())
 
 
 def test_cubes_side_by_side_solve_the_stacking_task():
@@ -474,11 +474,12 @@ def test_robosuite_clips_holds_and_grips_by_sign():
 
 
 def test_the_observed_hand_lags_a_substep():
-    """Below a millimetre; files whose observations were made from stored states have it without."""
+    """Below a millimetre; of a restored state, as in robomimic's files, it does not."""
     env = make_robosuite()
     env.reset()
     for _ in range(5):
         seen = env.step(np.array([1, 1, 0, 0, 0, 0, 0.0]))[0]["robot0_eef_pos"].copy()
+    env.sim.set_state_from_flattened(env.sim.get_state().flatten())
     env.sim.forward()
     fresh = env._get_observations(force_update=True)["robot0_eef_pos"]
     assert 1e-4 < np.linalg.norm(fresh - seen) < 1e-3

@@ -66,7 +66,7 @@ class Args:
     normalize_obs: bool = False  # observations to mean 0 and deviation 1 over the dataset (a folder's first shard)
     sparse: bool | None = None  # OGBench reward -1 until all is right, not the number of wrong items; default by task
     step_limit: int | None = None  # environment steps after which an episode is truncated; default by task
-    success_timing: Literal["pre", "post"] = "pre"  # OGBench reward and success of s (as in the data), or of s'
+    success_timing: Literal["pre", "post"] = "pre"  # OGBench reward and end of s (as in the data), or of s'
     shard_steps: int = 1000  # offline updates on one shard of a folder
     device: str = "auto"  # auto (cuda where there is one, else cpu), cpu, cuda or mps
     compile: bool = True  # torch.compile the losses, a minute or two at first; a CPU needs a C++ compiler for it
@@ -611,17 +611,24 @@ class Robosuite(gym.Env):
         self.env.close()
 
 
-class Seeded(gym.Wrapper):
-    """OGBench's reset takes random actions from a space that is made anew, unseeded, at every access: keep one."""
+class Manipspace(gym.Wrapper):
+    """An OGBench task that repeats itself, and whose success is that of s or s'."""
 
     def __init__(self, env: gym.Env):
         super().__init__(env)
         core = env.unwrapped
+        # A reset takes random actions from a space that is made anew, unseeded, at every access: keep one.
         core.__class__ = type(type(core).__name__, (type(core),), {"action_space": core.action_space})
 
     def reset(self, *, seed=None, options=None):
         self.unwrapped.action_space.seed(seed)
         return self.env.reset(seed=seed, options=options)
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        # Timed "pre", OGBench's own is that of s, and misses what the last step before the limit solves.
+        info["success"] = bool(info["success"] or self.unwrapped._success)
+        return obs, reward, terminated, truncated, info
 
 
 def make_env(args: Args, film: bool = False, made_from: dict | None = None) -> gym.Env:
@@ -636,7 +643,7 @@ def make_env(args: Args, film: bool = False, made_from: dict | None = None) -> g
 
             limits = {"max_episode_steps": args.step_limit, "success_timing": args.success_timing}
             name = re.sub("-(play|noisy)-", "-", args.env_id)
-            env = Seeded(gym.make(name, disable_env_checker=True, **limits))
+            env = Manipspace(gym.make(name, disable_env_checker=True, **limits))
     except ImportError as error:
         remedy = "pip install -r requirements.txt of offline_to_online, and --no-deps robosuite==1.5.2"
         require(False, f"--env-id {args.env_id}: {error}; {remedy}")

@@ -77,7 +77,7 @@ def load(path: Path, script: Path | None) -> tuple[dict, object]:
     except Exception as error:  # whatever a missing, damaged or foreign file makes the readers raise
         problem = str(error)
     require(not problem, f"{path}: no checkpoint or policy file, or a damaged one ({problem})")
-    known = isinstance(state, dict) and {"format", "script", "args", "actor"} <= state.keys()
+    known = isinstance(state, dict) and {"script", "args", "actor"} <= state.keys()
     require(known, f"{path}: of an older version of the scripts; evaluate it with that version")
     places = [script] if script else [ROOT / folder / state["script"] for folder in FOLDERS]
     places = [place for place in places if place.is_file()]
@@ -85,7 +85,7 @@ def load(path: Path, script: Path | None) -> tuple[dict, object]:
     for place in places:
         module = load_script(place)
         names = {field.name for field in fields(module.Args)} if hasattr(module, "Args") else set()
-        if state["format"] == getattr(module, "FORMAT", None) and names == set(state["args"]):
+        if names >= set(state["args"]):  # a flag that came later has its default, as it had when there was none
             return state, module
     require(False, f"{path}: of another version of {state['script']}; name the script that trained it by --script")
 
@@ -166,7 +166,7 @@ def main(args: Args):
     for path, (state, module) in zip(args.paths, loaded, strict=True):
         step = state["step"] if "step" in state else state["counters"][0]
         if args.save_policy:
-            kept = {"actor", "args", "script", "format", "made_from"} & state.keys()
+            kept = {"actor", "args", "script", "made_from"} & state.keys()
             policy = {name: state[name] for name in kept} | {"step": step}
             torch.save(policy, args.save_policy)
             return print(f"{args.save_policy}: {os.path.getsize(args.save_policy) / 2**20:.2f} MiB")

@@ -545,51 +545,51 @@ def has_compiler(device: torch.device) -> bool:
 
 
 def make_env(args: Args, film: bool = False) -> gym.Env:
-    """One plain environment, tried for a step, whose observations are flat float32 copies: some tasks change one array
-    in place. The caller resets it, so that no stored step can cross an episode's end."""
+    """One environment, tried for a step in place of Gymnasium's checks, whose observations are flat float32 copies:
+    some tasks change one array in place. The caller resets it, so that no stored step can cross an episode's end."""
     flag = "--capture-video" if film else f"--env-id {args.env_id}"
     remedy = "choose a task that renders rgb_array; without a display set MUJOCO_GL=egl" if film else "choose another"
     warnings.simplefilter("ignore", DeprecationWarning)  # the literature's tasks are v4
-    warnings.filterwarnings("ignore", ".*(GLFW|DISPLAY|render_modes).*")  # the error below says it
+    warnings.filterwarnings("ignore", ".*(GLFW|DISPLAY|render_modes|precision|overflow).*")  # our errors say it
     try:
-        env = gym.make(args.env_id, **({"render_mode": "rgb_array"} if film else {}))
+        env = gym.make(args.env_id, disable_env_checker=True, **({"render_mode": "rgb_array"} if film else {}))
+        if isinstance(env.observation_space, gym.spaces.Dict):
+            env = gym.wrappers.FlattenObservation(env)  # in the order of the space's keys
+        if env.spec.max_episode_steps is None:
+            env = gym.wrappers.TimeLimit(env, LONGEST_EPISODE)
+        box, space = env.action_space, env.observation_space
+        fits = isinstance(box, gym.spaces.Box) and len(box.shape) == 1 and box.dtype.kind == "f"
+        fits = fits and ((np.float32(box.low) < np.float32(box.high)) & (np.float64(box.high) - box.low < 1e38)).all()
+        require(fits, f"{flag}: actions are {box}; choose a task with a bounded one-dimensional Box of floats")
+        flat = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
+        require(flat, f"{flag}: observations are {space}, not a flat Box; wrap it in FlattenObservation")
+        env = gym.wrappers.TransformReward(env, lambda reward: float(np.asarray(reward).item()))  # of an array of one
+        env = gym.wrappers.TransformObservation(env, lambda obs: np.array(obs, np.float32).reshape(space.shape), space)
         env.reset(seed=0)
-        reward = env.step(env.action_space.sample())[1]
-        float(np.asarray(reward).item())  # an array of one is a number, of two an error
+        env.step(box.sample())
         if film:
             env.render().shape[2]  # noqa: B018
     except Exception as error:  # no such id, a missing package, no display: whatever its author raises
         sys.unraisablehook = lambda _: None  # a half-made renderer complains when it is deleted
         require(False, f"{flag}: {str(error) or repr(error)}; {remedy}")
-    module, colon, _ = args.env_id.rpartition(":")
-    args.env_id = module + colon + env.spec.id  # with its version, for the run's records
-    if isinstance(env.observation_space, gym.spaces.Dict):
-        env = gym.wrappers.FlattenObservation(env)  # in the order of the space's keys
-    if env.spec.max_episode_steps is None:
-        env = gym.wrappers.TimeLimit(env, LONGEST_EPISODE)
-    if np.ndim(reward):
-        env = gym.wrappers.TransformReward(env, lambda reward: np.asarray(reward).item())
-    box, space = env.action_space, env.observation_space
-    fits = isinstance(box, gym.spaces.Box) and len(box.shape) == 1 and box.dtype.kind == "f"
-    fits = fits and ((box.low < box.high) & (np.float64(box.high) - box.low < 1e38)).all()
-    require(fits, f"{flag}: actions are {box}; choose a task with a bounded one-dimensional Box of floats")
-    flat = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
-    require(flat, f"{flag}: observations are {space}, not a flat Box; wrap it in FlattenObservation")
-    return gym.wrappers.TransformObservation(env, lambda obs: np.array(obs, np.float32), space)
+    args.env_id = "".join(args.env_id.rpartition(":")[:2]) + env.unwrapped.spec.id  # with its version
+    return env
 
 
 def introduce(env: gym.Env, args: Args):
     """Say what was done to a task so that it fits."""
-    if isinstance(env.unwrapped.observation_space, gym.spaces.Dict):
-        print(f"{args.env_id}: observations are flattened in the order {', '.join(env.unwrapped.observation_space)}")
-    if env.unwrapped.spec.max_episode_steps is None:
+    if env.spec.max_episode_steps == LONGEST_EPISODE:
         print(f"{args.env_id} has no step limit: an episode is truncated after {LONGEST_EPISODE} steps")
+    while env is not env.unwrapped and not isinstance(env.observation_space, gym.spaces.Dict):
+        env = env.env
+    if isinstance(env.observation_space, gym.spaces.Dict):
+        print(f"{args.env_id}: observations are flattened in the order {', '.join(env.observation_space)}")
 
 
 def into_box(action: np.ndarray, box: gym.spaces.Box) -> np.ndarray:
     """The nearest action in float32 that is in the box: rounding passes a bound by one unit."""
     if not np.isfinite(action).all():
-        raise SystemExit(f"error: the action is not finite, {action}; the last checkpoint stays")
+        raise SystemExit("error: the action is not finite; the last checkpoint stays")
     action = action.astype(np.float32)
     action = np.where(action > box.high, np.nextafter(box.high, -np.inf, dtype=np.float32), action)
     return np.where(action < box.low, np.nextafter(box.low, np.inf, dtype=np.float32), action)
@@ -797,7 +797,7 @@ def start_run(args: Args, device: torch.device, step: int) -> tuple[str, Summary
         try:
             wandb.init(config=asdict(args), sync_tensorboard=True, resume="allow", id=run, name=run)
         except Exception as error:  # whatever the tracker raises
-            require(False, f"--track: {error}; run `wandb login` if it wants a key, or set WANDB_MODE=offline")
+            require(False, f"--track: {error}; WANDB_MODE=offline needs no account and no network")
     try:
         os.makedirs(path, exist_ok=bool(args.resume))
     except OSError as error:

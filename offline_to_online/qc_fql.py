@@ -759,7 +759,8 @@ class ReplayBuffer:
         """Store one online step, given by name as NumPy arrays and numbers; ends the run where one is not finite."""
         row = np.concatenate([np.atleast_1d(step[name]) for name in self.widths], dtype=np.float32)
         if not np.isfinite(row).all():
-            raise SystemExit(f"error: online step {self.count + 1}: not finite in {step}; the last checkpoint stays")
+            bad = ", ".join(name for name, value in step.items() if not np.isfinite(np.float32(value)).all())
+            raise SystemExit(f"error: online step {self.count + 1}: {bad} not finite; the last checkpoint stays")
         self.rows[self.count % len(self.rows)] = torch.from_numpy(row)
         self.count += 1
 
@@ -963,7 +964,7 @@ def start_run(args: Args, device: torch.device, step: int) -> tuple[str, Summary
         try:
             wandb.init(config=asdict(args), sync_tensorboard=True, resume="allow", id=run, name=run)
         except Exception as error:  # whatever the tracker raises
-            require(False, f"--track: {error}; run `wandb login` if it wants a key, or set WANDB_MODE=offline")
+            require(False, f"--track: {error}; WANDB_MODE=offline needs no account and no network")
     try:
         os.makedirs(path, exist_ok=bool(args.resume))
     except OSError as error:

@@ -69,6 +69,16 @@ class FloatReset(IntReset):
         return obs.astype(float), info
 
 
+class CastReset(IntReset):
+    """A reset of another type than the steps."""
+
+    cast = list
+
+    def reset(self, seed=None, options=None):
+        obs, info = super().reset(seed, options)
+        return self.cast(obs), info
+
+
 class Goal(Plain):
     """Keys in another order than the space's."""
 
@@ -122,5 +132,15 @@ class NoRenderMode(Plain):
         super().__init__()
 
 
-for task in (Plain, *Plain.__subclasses__(), FloatReset):
+def filtered(render_mode=None):
+    return gym.wrappers.FilterObservation(Goal(), ["observation"])
+
+
+def limited(render_mode=None):
+    return gym.wrappers.TimeAwareObservation(gym.make("Plain-v0", max_episode_steps=7))
+
+
+gym.register("Filtered-v0", filtered)
+gym.register("Limited-v0", limited)
+for task in (Plain, *Plain.__subclasses__(), FloatReset, CastReset):
     gym.register(f"{task.__name__}-v0", task)

@@ -210,6 +210,25 @@ def test_bad_input_is_refused_in_one_line(name, flags, flag, remedy, tmp_path, c
     assert os.listdir(tmp_path) == ["taken"]  # nothing half-written
 
 
+@pytest.mark.filterwarnings("ignore:.*latest versioned")
+@pytest.mark.parametrize(
+    ("env_id", "proposed"),
+    [
+        *(("Hoper-v4", "Hopper"), ("hopper-v4", "Hopper"), ("Walker-v4", "Walker2d"), ("HalfCheeta-v4", "HalfCheetah")),
+        *(("Hopper-v1", "Hopper-v5"), ("HumanoidStandup-v3", "HumanoidStandup-v5"), ("Pendulum-v0", "Pendulum-v1")),
+        *(("Hopper-v3", None), ("Hopper-", "Hopper"), ("zzzz", None), ("json:Foo-v0", None)),
+    ],
+)
+def test_a_proposed_task_works(env_id, proposed, capsys):
+    script = importlib.import_module("sac_gaussian")
+    with pytest.raises(SystemExit):
+        script.make_env(script.Args(env_id=env_id))
+    found = re.search(r"(?:Did you mean: |Please use )`(.*?)`", capsys.readouterr().err)
+    assert (found and found[1]) == proposed
+    if proposed:
+        assert script.make_env(script.Args(env_id=proposed)).spec.id.startswith(proposed)
+
+
 def test_missing_packages_are_refused(script, tmp_path, capsys, monkeypatch):
     """W&B and video are optional: asked for without their package, the message says what to install."""
     monkeypatch.chdir(tmp_path)
@@ -239,14 +258,14 @@ def test_track_sends_the_run_or_names_the_remedy(tmp_path, capsys, monkeypatch):
     assert calls[0]["config"]["gamma"] == args.gamma and os.environ["WANDB_PROJECT"] == "sac-flow"
     capsys.readouterr()
 
-    def init(**_):
-        raise RuntimeError("No API key configured.")
-
-    module.init = init
-    with pytest.raises(SystemExit) as stop:
-        sac_flow_g.main(args)
-    assert re.fullmatch("error: --track: No API key .*WANDB_MODE=offline\n", capsys.readouterr().err)
-    assert stop.value.code == 2 and os.listdir(tmp_path / "runs") == [os.path.basename(path)]
+    # The tracker itself says what to do about a missing key, and only about that.
+    for problem in ("No API key configured. Use `wandb login` to log in.", "no such host"):
+        module.init = lambda problem=problem, **_: (_ for _ in ()).throw(RuntimeError(problem))
+        with pytest.raises(SystemExit) as stop:
+            sac_flow_g.main(args)
+        expected = f"error: --track: {problem}; WANDB_MODE=offline needs no account and no network\n"
+        assert capsys.readouterr().err == expected
+        assert stop.value.code == 2 and os.listdir(tmp_path / "runs") == [os.path.basename(path)]
 
 
 def call(*command, **options):

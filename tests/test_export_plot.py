@@ -277,6 +277,10 @@ def write_scores(path, env, **ends):
         ("Pusher-v5", -40, -25, None),  # above a random policy's -149
         ("Pendulum-v1", -900, -150, None),
         ("Mine-v0", 40, 60, None),
+        ("Reacher-v4", -60, -5, "-58, is not above -43.3534, a random policy's return"),
+        ("HalfCheetah-v4", -400, 300, "-398, is not above -264.717, a random policy's return"),
+        ("Swimmer-v5", 20, 40, None),
+        ("Pendulum-v1", -1400, -200, "-1398, is not above -1207.56, a random policy's return"),
     ],
 )
 def test_scores_never_reverse_the_ranking(plot, tmp_path, capsys, env, gaussian, flow, reason):

@@ -275,15 +275,18 @@ def test_robomimic_reader_takes_demonstrations_by_number(data, tmp_path):
 
 
 @needs_extras
-def test_failed_demonstrations_bootstrap_at_their_ends(script, data, tmp_path, capsys):
+@pytest.mark.parametrize("failed", [(1, 3), (0,), (3,), (0, 1, 2), ()])
+def test_failed_demonstrations_bootstrap_at_their_ends(script, data, tmp_path, capsys, failed):
     """robomimic's files set `dones` there too: terminal is only a step that is done and a success."""
-    path = robomimic_file(tmp_path / "lift.hdf5", data["lift"], [4, 5, 3, 4], failed=(1, 3))
+    path = robomimic_file(tmp_path / "lift.hdf5", data["lift"], [4, 5, 3, 4], failed=failed)
     args = script.with_presets(script.Args(env_id="lift", dataset_path=path))
     env = script.make_env(args)
     made = script.load_dataset(args, path, env)
-    assert np.flatnonzero(made["mask"] == 0).tolist() == [3, 11] and made["reward"].max() == 0
-    assert np.flatnonzero(made["terminal"]).tolist() == [3, 8, 11, 15]
-    assert f"{path}: 4 demonstrations, of which 2 failed" in capsys.readouterr().out
+    ends = [3, 8, 11, 15]
+    succeeded = [end for i, end in enumerate(ends) if i not in failed]
+    assert np.flatnonzero(made["mask"] == 0).tolist() == succeeded == np.flatnonzero(made["reward"] == 0).tolist()
+    assert np.flatnonzero(made["terminal"]).tolist() == ends
+    assert f"{path}: 4 demonstrations, of which {len(failed)} failed" in capsys.readouterr().out
     # A file that is done at its last step alone, where the success was reached before: only that step is an end.
     path = robomimic_file(tmp_path / "late.hdf5", data["lift"], [4, 5], success=2)
     made = script.load_dataset(args, path, env)

@@ -104,11 +104,12 @@ class Follower:
         return -obs[:, :2].clamp(-1, 1)
 
 
-def test_a_reset_in_whole_numbers_is_evaluated_as_one_in_real_numbers(script):
+def test_a_reset_in_whole_numbers_is_evaluated_as_one_in_real_numbers(script, monkeypatch):
     """Later observations are not cut to whole numbers; the return by hand, in NumPy."""
-    returns = []
-    for task in ("IntReset", "FloatReset"):
+    returns, casts = [], (list, np.int8, np.dtype(">i2").type, np.float16)
+    for task, cast in (("IntReset", None), ("FloatReset", None), *(("CastReset", cast) for cast in casts)):
         policy, args = Follower(), script.Args(env_id=f"tasks:{task}-v0")
+        monkeypatch.setattr("tasks.CastReset.cast", staticmethod(cast))
         returns += script.evaluate(policy, [script.make_env(args) for _ in range(2)], 1, torch.device("cpu")).tolist()
         assert np.allclose(policy.seen[1], [0.8, -0.8, 1.7])
     x, expected = np.array([1.0, -1.0, 2.0]), 0.0
@@ -171,6 +172,22 @@ def test_a_task_without_an_end_gets_one(script, tmp_path, monkeypatch, capsys):
     assert seen["charts/episodic_length"] == [(30, 30), (60, 30)] and len(seen["eval/episodic_return"]) == 2
     assert script.make_env(script.Args(env_id="tasks:Plain-v0")).spec.max_episode_steps == 30
     assert "Endless-v0 has no step limit: an episode is truncated after " in capsys.readouterr().out
+
+
+def test_what_a_task_s_own_wrappers_did_is_not_said(script, capsys):
+    """A part of a dictionary that they drop, a step limit that they set."""
+    args = [script.Args(env_id=f"tasks:{task}-v0") for task in ("Filtered", "Limited")]
+    for one in args:
+        script.introduce(script.make_env(one), one)
+    limit = "tasks:Filtered-v0 has no step limit: an episode is truncated after 10000 steps\n"
+    assert capsys.readouterr().out == limit + "tasks:Filtered-v0: observations are flattened in the order observation\n"
+
+
+def test_a_task_made_of_another_keeps_its_name(script):
+    """Or the evaluations, made after the training's environment, would be of the other."""
+    args = script.Args(env_id="tasks:Limited-v0")
+    assert [script.make_env(args).spec.max_episode_steps for _ in range(2)] == [7, 7]
+    assert args.env_id == "tasks:Limited-v0"
 
 
 def test_ctrl_c_ends_a_long_evaluation_which_the_resumed_run_repeats(tmp_path):

@@ -60,6 +60,7 @@ class Args:
     alpha_lr: float = 1e-3  # Adam step size of log alpha
     adam_beta1: float = 0.5  # Adam's first-moment decay in all three optimizers (CrossQ: 0.5, elsewhere 0.9)
     policy_frequency: int = 3  # critic updates per actor and temperature update
+    actor_ema: float = 0.0  # decay per actor update of the average of the actor's weights that is evaluated; 0: none
     crossq: bool = True  # BatchRenorm critics without target networks, or plain critics with target networks
     tau: float = 0.005  # target smoothing per update, used with --no-crossq only
     critic_hidden_dim: int = 1024  # width of the critics' two hidden layers
@@ -210,13 +211,14 @@ class Critic(nn.Module):
         return torch.stack(q)
 
 
-def frozen_view(module: nn.Module) -> nn.Module:
-    """`module` in evaluation mode and without gradients, on the same storage: it follows every in-place update.
+def frozen_view(module: nn.Module, own_weights=False) -> nn.Module:
+    """`module` in evaluation mode and without gradients, on the same storage: it follows every in-place update. With
+    weights of its own it shares the running statistics alone.
 
     CrossQ acts, and computes a' and the actor's loss, with running statistics: a view spares switching modes.
     """
     view = copy.deepcopy(module).eval().requires_grad_(False)
-    for tensors in (nn.Module.parameters, nn.Module.buffers):
+    for tensors in (nn.Module.buffers,) if own_weights else (nn.Module.buffers, nn.Module.parameters):
         for mine, original in zip(tensors(view), tensors(module), strict=True):
             mine.data = original.data
     return view
@@ -262,6 +264,12 @@ def descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor, module: nn.Mod
             norm.track()
 
 
+@torch.no_grad()
+def follow(average: nn.Module, module: nn.Module, rate: float):
+    """Move the weights of an average, or of target networks, towards the module's."""
+    torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), rate)
+
+
 def main(args: Args) -> str:
     """Train, or go on with a run; returns the run's folder."""
     device = prepare(args)
@@ -281,6 +289,7 @@ def main(args: Args) -> str:
     target_critic = None if args.crossq else copy.deepcopy(critic).requires_grad_(False)
     temperature = nn.ParameterDict({"log_alpha": torch.tensor(args.alpha, device=device).log()})
     actor_view, critic_view, log_alpha = frozen_view(actor), frozen_view(critic), temperature["log_alpha"]
+    average = frozen_view(actor, own_weights=args.actor_ema > 0)
     target_entropy = -box.shape[0] if args.target_entropy is None else args.target_entropy
     adam = {"betas": (args.adam_beta1, 0.999), "fused": True}
     actor_optimizer = torch.optim.Adam(actor.parameters(), lr=args.policy_lr, **adam)
@@ -306,8 +315,7 @@ def main(args: Args) -> str:
             loss, q = critic_loss_fn(critic, target_critic, actor_view, batch, noise, alpha, args.gamma)
         descend(critic_optimizer, loss, critic)
         if target_critic is not None:
-            with torch.no_grad():  # or the targets would drag along the graph of all their updates
-                torch._foreach_lerp_(list(target_critic.parameters()), list(critic.parameters()), args.tau)
+            follow(target_critic, critic, args.tau)
         metrics = {"losses/qf_loss": loss.detach(), "losses/qf_values": q, "losses/alpha": alpha}
         if with_actor:
             # Actor.
@@ -315,6 +323,8 @@ def main(args: Args) -> str:
             with autocast:
                 loss, log_prob = actor_loss_fn(actor, critic_view, batch["obs"], noise, alpha)
             descend(actor_optimizer, loss, actor)
+            if args.actor_ema:
+                follow(average, actor, 1 - args.actor_ema)
             metrics |= {"losses/actor_loss": loss.detach(), "policy/log_prob": log_prob}
         if with_actor and args.autotune:
             # Temperature: an entropy -log_prob below its target raises alpha.
@@ -339,9 +349,8 @@ def main(args: Args) -> str:
 
     # A checkpoint is these parts, the generators, the counters, and the replay buffer in a file of its own.
     parts = {"actor": actor, "critic": critic, "temperature": temperature, "actor_optimizer": actor_optimizer}
-    parts |= {"critic_optimizer": critic_optimizer, "alpha_optimizer": alpha_optimizer}
+    parts |= {"critic_optimizer": critic_optimizer, "alpha_optimizer": alpha_optimizer, "average": average}
     parts |= {} if target_critic is None else {"target_critic": target_critic}
-    box.seed(args.seed)
     start, episode, episode_start, last_return, metrics = 0, 0, 0, math.nan, {}
     if checkpoint:
         restore(args.resume, checkpoint, parts, buffer, generator)
@@ -368,7 +377,7 @@ def main(args: Args) -> str:
         paused, returns = time.perf_counter(), None
         if eval_envs and due(step, args.eval_frequency, args.total_timesteps):
             film = f"{path}/videos/step-{step}.mp4" if args.capture_video else None
-            returns = evaluate(actor_view, eval_envs, 10_000 + args.seed, device, film)
+            returns = evaluate(average, eval_envs, 10_000 + args.seed, device, film)
         stopping = bool(STOP)  # asked once: a signal behind this line ends the next step, with its checkpoint
         if stopping or due(step, args.checkpoint_frequency, args.total_timesteps):
             save()
@@ -399,6 +408,7 @@ def main(args: Args) -> str:
             progress.set_postfix(episodic_return=f"{last_return:.1f}", refresh=False)
             clock, clock_step = time.perf_counter(), step
         if step == args.total_timesteps:
+            save(finished=True)
             break
 
         # Act: uniformly at first, as the literature does. A GPU learns while the environment steps.
@@ -414,8 +424,6 @@ def main(args: Args) -> str:
         if step + 1 == args.learning_starts:
             progress.close()
             progress = progress_bar(step + 1, args)
-    if not stopping:
-        save(finished=True)
     for opened in (progress, writer, env, *eval_envs):
         opened.close()
     if stopping:
@@ -445,7 +453,8 @@ def require(condition: bool, message: str):
 
 def prepare(args: Args) -> torch.device:
     """Refuse flags that cannot work, naming flag and remedy, and set PyTorch up; returns the device."""
-    floats = {"gamma": 1, "tau": 1, "adam_beta1": 0.999, "policy_lr": 1, "q_lr": 1, "alpha_lr": 1, "alpha": 1e6}
+    floats = dict.fromkeys(("gamma", "tau", "policy_lr", "q_lr", "alpha_lr", "actor_ema"), 1)
+    floats |= {"adam_beta1": 0.999, "alpha": 1e6}
     for field in fields(args):
         value, flag = getattr(args, field.name), "--" + field.name.replace("_", "-")
         if field.type is int:
@@ -511,6 +520,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
         env = gym.wrappers.TransformObservation(env, lambda obs: np.array(obs, np.float32).reshape(space.shape), space)
         env.reset(seed=0)
         env.step(box.sample())
+        box.seed(args.seed)
         if film:
             env.render().shape[2]  # noqa: B018
     except Exception as error:  # no such id, a missing package, no display: whatever its author raises

@@ -158,13 +158,14 @@ class Critic(nn.Module):
         return torch.stack([head(x).squeeze(1) for head in self.heads]).float()
 
 
-def frozen_view(module: nn.Module) -> nn.Module:
-    """`module` in evaluation mode and without gradients, on the same storage: it follows every in-place update.
+def frozen_view(module: nn.Module, own_weights=False) -> nn.Module:
+    """`module` in evaluation mode and without gradients, on the same storage: it follows every in-place update. With
+    weights of its own it shares the running statistics alone.
 
     CrossQ acts, and computes a' and the actor's loss, with running statistics: a view spares switching modes.
     """
     view = copy.deepcopy(module).eval().requires_grad_(False)
-    for tensors in (nn.Module.parameters, nn.Module.buffers):
+    for tensors in (nn.Module.buffers,) if own_weights else (nn.Module.buffers, nn.Module.parameters):
         for mine, original in zip(tensors(view), tensors(module), strict=True):
             mine.data = original.data
     return view
@@ -312,7 +313,6 @@ def main(args: Args) -> str:
     # A checkpoint is these parts, the generators, the counters, and the replay buffer in a file of its own.
     parts = {"actor": actor, "critic": critic, "target_critic": target_critic}
     parts |= {"actor_optimizer": actor_optimizer, "critic_optimizer": critic_optimizer}
-    box.seed(args.seed)
     start, episode, episode_start, last_return, metrics = 0, 0, 0, math.nan, {}
     if checkpoint:
         restore(args.resume, checkpoint, parts, buffer, generator)
@@ -370,6 +370,7 @@ def main(args: Args) -> str:
             progress.set_postfix(episodic_return=f"{last_return:.1f}", refresh=False)
             clock, clock_step = time.perf_counter(), step
         if step == args.total_timesteps:
+            save(finished=True)
             break
 
         # Act: uniformly at first, as the literature does.
@@ -385,8 +386,6 @@ def main(args: Args) -> str:
         if step + 1 == args.learning_starts:
             progress.close()
             progress = progress_bar(step + 1, args)
-    if not stopping:
-        save(finished=True)
     for opened in (progress, writer, env, *eval_envs):
         opened.close()
     if stopping:
@@ -490,6 +489,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
         env = gym.wrappers.TransformObservation(env, lambda obs: np.array(obs, np.float32).reshape(space.shape), space)
         env.reset(seed=0)
         env.step(box.sample())
+        box.seed(args.seed)
         if film:
             env.render().shape[2]  # noqa: B018
     except Exception as error:  # no such id, a missing package, no display: whatever its author raises

@@ -165,13 +165,14 @@ class RewardScaler(nn.Module):
         return (reward / (self.moments.var + 1e-8).sqrt()).clamp(-10, 10).item()
 
 
-def frozen_view(module: nn.Module) -> nn.Module:
-    """`module` in evaluation mode and without gradients, on the same storage: it follows every in-place update.
+def frozen_view(module: nn.Module, own_weights=False) -> nn.Module:
+    """`module` in evaluation mode and without gradients, on the same storage: it follows every in-place update. With
+    weights of its own it shares the running statistics alone.
 
     CrossQ acts, and computes a' and the actor's loss, with running statistics: a view spares switching modes.
     """
     view = copy.deepcopy(module).eval().requires_grad_(False)
-    for tensors in (nn.Module.parameters, nn.Module.buffers):
+    for tensors in (nn.Module.buffers,) if own_weights else (nn.Module.buffers, nn.Module.parameters):
         for mine, original in zip(tensors(view), tensors(module), strict=True):
             mine.data = original.data
     return view
@@ -339,6 +340,7 @@ def main(args: Args) -> str:
             progress.set_postfix(episodic_return=f"{last_return:.1f}", refresh=False)
             clock, clock_step = time.perf_counter(), step
         if step == args.total_timesteps:
+            save(finished=True)
             break
 
         # Act.
@@ -359,8 +361,6 @@ def main(args: Args) -> str:
         if (step + 1) % args.num_steps == 0:
             metrics |= update((step + 1 - args.num_steps) / args.total_timesteps)
         progress.update()
-    if not stopping:
-        save(finished=True)
     for opened in (progress, writer, env, *eval_envs):
         opened.close()
     if stopping:
@@ -453,6 +453,7 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
         env = gym.wrappers.TransformObservation(env, lambda obs: np.array(obs, np.float32).reshape(space.shape), space)
         env.reset(seed=0)
         env.step(box.sample())
+        box.seed(args.seed)
         if film:
             env.render().shape[2]  # noqa: B018
     except Exception as error:  # no such id, a missing package, no display: whatever its author raises

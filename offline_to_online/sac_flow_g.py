@@ -251,13 +251,14 @@ class Critic(nn.Module):
         return torch.cat([head(x).T for head in self.heads])
 
 
-def frozen_view(module: nn.Module) -> nn.Module:
-    """`module` in evaluation mode and without gradients, on the same storage: it follows every in-place update.
+def frozen_view(module: nn.Module, own_weights=False) -> nn.Module:
+    """`module` in evaluation mode and without gradients, on the same storage: it follows every in-place update. With
+    weights of its own it shares the running statistics alone.
 
     CrossQ acts, and computes a' and the actor's loss, with running statistics: a view spares switching modes.
     """
     view = copy.deepcopy(module).eval().requires_grad_(False)
-    for tensors in (nn.Module.parameters, nn.Module.buffers):
+    for tensors in (nn.Module.buffers,) if own_weights else (nn.Module.buffers, nn.Module.parameters):
         for mine, original in zip(tensors(view), tensors(module), strict=True):
             mine.data = original.data
     return view
@@ -468,6 +469,7 @@ def main(args: Args) -> str:
                 writer.add_scalar("charts/SPS", (step - clock_step) / (time.perf_counter() - clock), step)
             clock, clock_step = time.perf_counter(), step
         if step == last_step:
+            save(finished=True)
             break
 
         # Act, the first actions of a chunk without looking again, and update.
@@ -489,8 +491,6 @@ def main(args: Args) -> str:
         if step + 1 in (args.offline_steps, args.offline_steps + args.learning_starts):
             progress.close()
             progress = progress_bar(step + 1, args)
-    if not stopping:
-        save(finished=True)
     for opened in {progress, writer, env, eval_env}:  # without evaluations the last two are one
         opened.close()
     if stopping:

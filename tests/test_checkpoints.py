@@ -402,8 +402,11 @@ def behind_the_checkpoint(*_) -> bool:
 @pytest.mark.parametrize(
     ("script", "flags"),
     [(name, {}) for name in SCRIPTS]
-    + [("sac_flow_g", {"crossq": False, "buffer_size": 50}), ("sac_flow_g", {"env_id": "InPlace-v0"})],
-    ids=[*SCRIPTS, "target-critic-and-wrapped-buffer", "delay-line-that-changes-the-action"],
+    + [
+        ("sac_flow_g", {"crossq": False, "buffer_size": 50, "actor_ema": 0.9}),
+        ("sac_flow_g", {"env_id": "InPlace-v0"}),
+    ],
+    ids=[*SCRIPTS, "target-critic-average-and-wrapped-buffer", "delay-line-that-changes-the-action"],
 )
 def test_a_run_stopped_mid_episode_resumes_exactly(script, flags, start, finish):
     """SIGTERM twice: while acting at random, then while learning, each in the middle of an episode."""

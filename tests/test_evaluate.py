@@ -19,7 +19,9 @@ sys.path.append(str(ROOT / "scripts"))
 import evaluate as tool  # noqa: E402
 
 TINY = "--env-id InvertedPendulum-v4 --no-compile --device cpu --total-timesteps 90 --learning-starts 60"
-TINY += " --batch-size 16 --buffer-size 1000 --critic-hidden-dim 16 --eval-frequency 1000 --eval-episodes 3"
+TINY += (
+    " --batch-size 16 --buffer-size 1000 --critic-hidden-dim 16 --eval-frequency 1000 --eval-episodes 3 --actor-ema 0.9"
+)
 
 
 def evaluate(*words, **env):
@@ -133,7 +135,7 @@ def test_bad_input(runs, tmp_path, refused):
     torch.save(state | {"args": state["args"] | {"gone": 1}}, blob)
     (tmp_path / "flags.pt").write_bytes(blob.getvalue())
     torch.save(
-        state | {"actor": torch.load(other / "checkpoint.pt", weights_only=True)["actor"]}, tmp_path / "weights.pt"
+        state | {"average": torch.load(other / "checkpoint.pt", weights_only=True)["actor"]}, tmp_path / "weights.pt"
     )
     with zipfile.ZipFile(foreign, "w") as file:
         file.writestr("a", "b")

@@ -16,6 +16,7 @@
 #   ablations      one change at a time, on HalfCheetah-v4: drift, density, temperature, normalisation, critic; the
 #                  normalisation and Flow-T's bound of sigma on Hopper-v4 too, Flow-G's depth there and on Walker2d-v4;
 #                  a forest plot of these and of every other difference between the four scripts
+#   humanoid       Humanoid-v4 over 250k steps, with --small alone
 #   offline-to-online   success rates on manipulation tasks, from data made here (--small) or the official files
 #
 #   --small           critics 256 wide, batches of 256, 100k steps, 5k of them random, 3 seeds; else 1M steps, 5 seeds
@@ -42,7 +43,7 @@ entries=() size=full seeds="" envs="" figures_only=0 dry_run=0 python="" machine
 [ -x .venv/bin/python ] && python=.venv/bin/python
 while [ $# -gt 0 ]; do
     case $1 in
-    from-scratch | gradients | steps | speed | baselines | baselines-search | ablations | offline-to-online) entries+=("$1") ;;
+    from-scratch | gradients | steps | speed | baselines | baselines-search | ablations | humanoid | offline-to-online) entries+=("$1") ;;
     --small) size=small ;;
     --figures-only) figures_only=1 ;;
     --dry-run) dry_run=1 ;;
@@ -66,10 +67,10 @@ while [ $# -gt 0 ]; do
 done
 for entry in ${envs:+${entries[@]+"${entries[@]}"}}; do # their flags are of their own tasks
     case $entry-$size in
-    ablations-* | baselines-search-* | offline-to-online-small) die "--env-ids: not for $entry, whose tasks are fixed" ;;
+    ablations-* | baselines-search-* | humanoid-* | offline-to-online-small) die "--env-ids: not for $entry, whose tasks are fixed" ;;
     esac
 done
-[ ${#entries[@]} -gt 0 ] || die "name a figure: from-scratch, gradients, steps, speed, baselines, baselines-search, ablations or offline-to-online"
+[ ${#entries[@]} -gt 0 ] || die "name a figure: from-scratch, gradients, steps, speed, baselines, baselines-search, ablations, humanoid or offline-to-online"
 python=${python:-python3}
 case $python in /*) ;; */*) [ -x "$python" ] || python=$from/$python ;; esac
 
@@ -221,6 +222,14 @@ END
         store=qsm_m
         sweep baselines/qsm.py Walker2d-v4 --q-grad-coeff 7
         draw "env == 'Walker2d-v4'" table --by q_grad_coeff
+        ;;
+    humanoid)
+        [ $size = small ] || die "humanoid: add --small; at full size it is among from-scratch"
+        store=humanoid prefix=humanoid_ usual=("${flags[@]}")
+        flags=(--size small --compile --total-timesteps 250000)
+        sweep "sac_gaussian.py $flows" Humanoid-v4
+        draw "" curves table --returns both
+        flags=("${usual[@]}")
         ;;
     ablations)
         task=HalfCheetah-v4

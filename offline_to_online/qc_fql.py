@@ -307,7 +307,7 @@ def main(args: Args) -> str:
     progress, clock, clock_step = progress_bar(start, args), time.perf_counter(), start
     for step in range(start, last_step + 1):  # as many steps have been taken
         # Evaluate, and write a checkpoint. What follows about this step is written again by a run that resumes here.
-        paused, scores, phase_ends = time.perf_counter(), {}, step > 0 and step == args.offline_steps
+        paused, scores, phase_ends = time.perf_counter(), {}, step == args.offline_steps
         if args.eval_frequency and (phase_ends or due(step, args.eval_frequency, last_step)):
             film = f"{path}/videos/step-{step}.mp4" if args.capture_video else None
             scores = evaluate(actor_view, eval_env, args, device, film)

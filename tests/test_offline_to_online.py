@@ -1433,8 +1433,8 @@ PRETRAINED = [(name, {}) for name in FLOW_SCRIPTS] + [("sac_flow_g", {"adapter":
 @needs_extras
 @pytest.mark.parametrize(("name", "flags"), PRETRAINED)
 def test_a_run_starts_from_a_pretrained_policy(name, flags, data, pretrained, tmp_path, capsys):
-    """From a run or a file, to the bit; offline updates leave it alone and train the critic; online ones train all of
-    it, or with an adapter all but it."""
+    """From a run or a file, to the bit, with the run's evaluation at step 0. Offline updates leave it alone and train
+    the critic; online ones train all of it, or with an adapter all but it."""
     module, (run, file) = load(name), pretrained[name]
     flags = small(name, dataset_path=data[CUBE], run_dir=str(tmp_path), eval_frequency=0) | flags
     before, states = actor_of(module, run), []
@@ -1446,7 +1446,9 @@ def test_a_run_starts_from_a_pretrained_policy(name, flags, data, pretrained, tm
         assert same_policy(before, started, True) and same_policy(before, started, False)
         states.append(module.load_checkpoint(path))
     assert not all(torch.equal(states[0]["critic"][key], value) for key, value in states[1]["critic"].items())
-    path = module.main(module.Args(**flags | {"pretrained": file, "offline_steps": 0}))
+    path = module.main(module.Args(**flags | {"pretrained": file, "offline_steps": 0, "eval_frequency": 20}))
+    scores = evaluate_checkpoint(module, run)[0]
+    assert {tag: scalars(path)[f"eval/{tag}"][0] for tag in scores} == {tag: (0, scores[tag]) for tag in scores}
     ended, old = actor_of(module, path), before.state_dict()
     assert not same_policy(before, ended, True)
     kept = [torch.equal(value, old[key]) for key, value in ended.state_dict().items() if key in old]

@@ -957,9 +957,9 @@ def load_checkpoint(run: str) -> dict:
     version = "of another version of the script; resume it with that version"
     if not problem and state.get("format") != FORMAT:
         problem = version
-    elif not problem and state["script"] != os.path.basename(__file__):
-        problem = f"written by {state['script']}; resume it with that script"
-    elif not problem and state["args"].keys() != asdict(Args()).keys():
+    elif not problem and state.get("script") != os.path.basename(__file__):
+        problem = f"written by {state.get('script')}; resume it with that script"
+    elif not problem and state.get("args", {}).keys() != asdict(Args()).keys():
         problem = version
     require(not problem, f"--resume {run}: checkpoint.pt is {problem}")
     return state

@@ -1071,9 +1071,9 @@ def load_checkpoint(run: str) -> dict:
     version = "of another version of the script; resume it with that version"
     if not problem and state.get("format") != FORMAT:
         problem = version
-    elif not problem and state["script"] != os.path.basename(__file__):
-        problem = f"written by {state['script']}; resume it with that script"
-    elif not problem and state["args"].keys() != asdict(Args()).keys():
+    elif not problem and state.get("script") != os.path.basename(__file__):
+        problem = f"written by {state.get('script')}; resume it with that script"
+    elif not problem and state.get("args", {}).keys() != asdict(Args()).keys():
         problem = version
     require(not problem, f"--resume {run}: checkpoint.pt is {problem}")
     return state
@@ -1087,9 +1087,10 @@ def load_pretrained(args: Args, actor: nn.Module):
     try:
         for name in POLICY_FLAGS:
             old, new, flag = state["args"].get(name), getattr(args, name, None), "--" + name.replace("_", "-")
-            require(old == new, f"--pretrained {args.pretrained}: made with {flag} {old}, not {new}; use the same")
-        new = {name: value for name, value in actor.state_dict().items() if ".adapter." in name}
-        actor.load_state_dict(new | state["actor"])
+            problem = f"made by {state.get('script')} with {flag} {old}, not {new}; choose the same, or another policy"
+            require(old == new, f"--pretrained {args.pretrained}: {problem}")
+        fresh = {name: value for name, value in actor.state_dict().items() if ".adapter." in name}
+        actor.load_state_dict(fresh | state["actor"])
     except Exception as error:  # whatever another task, another script or a foreign file makes of it
         require(False, f"--pretrained {args.pretrained}: not a policy for this task and script ({str(error)[:200]})")
     trained, frozen = (sum(p.numel() for p in actor.parameters() if p.requires_grad is on) for on in (True, False))

@@ -1534,7 +1534,7 @@ BAD_PRETRAINED = {  # of the pretrained runs, the data and a folder: flags; and 
     ),
     "another script's": (
         lambda p, d, f: {"pretrained": p["sac_flow_naive"][0]},
-        ".*made with --candidate-layers None, ",
+        ".*made by sac_flow_naive.py with --candidate-layers None, not 4",
     ),
     "another script's of the same flags": (
         lambda p, d, f: {
@@ -1554,11 +1554,11 @@ BAD_PRETRAINED = {  # of the pretrained runs, the data and a folder: flags; and 
     ),
     "another chunk": (
         lambda p, d, f: {"pretrained": p["sac_flow_g"][0], "horizon_length": 3},
-        ".*made with --horizon-length 5, not 3; use the same",
+        ".*with --horizon-length 5, not 3; choose the same, ",
     ),
     "other networks": (
         lambda p, d, f: {"pretrained": p["sac_flow_g"][0], "hidden_dim": 8},
-        ".*made with --hidden-dim 16, not 8; use the same",
+        ".*with --hidden-dim 16, not 8; choose the same, ",
     ),
     "another squashing": (lambda p, d, f: {"pretrained": p["sac_flow_g"][0], "squash": "clip"}, ".*--squash tanh, not"),
 }

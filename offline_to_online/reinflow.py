@@ -941,21 +941,26 @@ def save_checkpoint(run: str, state: dict, buffer: ReplayBuffer):
     os.replace(f"{run}/checkpoint.pt.tmp", f"{run}/checkpoint.pt")
 
 
-def load_checkpoint(run: str) -> dict:
-    """The state that `save_checkpoint` was given; nothing in the file can execute."""
-    path, problem = f"{run}/checkpoint.pt", ""
+def read_checkpoint(path: str) -> tuple[dict, str]:
+    """What a checkpoint or a policy file holds, and what is wrong with it; nothing in the file can execute."""
     try:
-        problem = "damaged, its checksum differs" if zipfile.ZipFile(path).testzip() else ""
-        state = {} if problem else torch.load(path, map_location="cpu", weights_only=True)
-        version = "of another version of the script; resume it with that version"
-        if not problem and state.get("format") != FORMAT:
-            problem = version
-        elif not problem and state["script"] != os.path.basename(__file__):
-            problem = f"written by {state['script']}; resume it with that script"
-        elif not problem and state["args"].keys() != asdict(Args()).keys():
-            problem = version
+        if zipfile.ZipFile(path).testzip():
+            return {}, "damaged, its checksum differs"
+        return dict(torch.load(path, map_location="cpu", weights_only=True)), ""
     except Exception as error:  # whatever a missing, damaged or foreign file makes the readers raise
-        problem = f"missing, damaged or foreign ({error})"
+        return {}, f"missing, damaged or foreign ({error})"
+
+
+def load_checkpoint(run: str) -> dict:
+    """The state that `save_checkpoint` was given."""
+    state, problem = read_checkpoint(f"{run}/checkpoint.pt")
+    version = "of another version of the script; resume it with that version"
+    if not problem and state.get("format") != FORMAT:
+        problem = version
+    elif not problem and state.get("script") != os.path.basename(__file__):
+        problem = f"written by {state.get('script')}; resume it with that script"
+    elif not problem and state.get("args", {}).keys() != asdict(Args()).keys():
+        problem = version
     require(not problem, f"--resume {run}: checkpoint.pt is {problem}")
     return state
 

@@ -76,6 +76,7 @@ class Args:
     run_dir: str = "runs"  # folder that receives the run's own folder
     checkpoint_frequency: int = 5000  # updates or steps between checkpoints; 0: only at the end and when interrupted
     resume: str | None = None  # run folder to go on in; flags come from its checkpoint, --total-timesteps may be raised
+    pretrained: str | None = None  # run or policy file whose flow to begin with; offline the critic alone is trained
     exp_name: str = "o2o_" + os.path.splitext(os.path.basename(__file__))[0]  # name in the run's folder
     capture_video: bool = False  # film one episode of every evaluation; without a display set MUJOCO_GL=egl
     track: bool = False  # send the run to Weights & Biases; its project and team: WANDB_PROJECT, WANDB_ENTITY
@@ -348,13 +349,16 @@ def main(args: Args) -> str:
     actor = Actor(obs_dim, chunk_dim, args).to(device)
     for part in (actor, critic, target_critic) if args.normalize_obs else ():
         part.norm.fit(buffer.dataset("obs"))
+    if args.pretrained and not checkpoint:
+        load_pretrained(args, actor)
     if args.target_entropy is None:  # by default as saturated as the data are; kept in the checkpoint's flags
         jacobian = actor.log_det(actor.unsquash(buffer.dataset("action"))).mean().item()
         args = replace(args, target_entropy=args.horizon_length * jacobian)
     temperature = nn.ParameterDict({"log_alpha": torch.tensor(args.alpha, device=device).log()})
     actor_view, critic_view, log_alpha = frozen_view(actor), frozen_view(critic), temperature["log_alpha"]
     actor_optimizer, critic_optimizer, alpha_optimizer = (
-        torch.optim.Adam(part.parameters(), lr=args.learning_rate, fused=True) for part in (actor, critic, temperature)
+        torch.optim.Adam([p for p in part.parameters() if p.requires_grad], lr=args.learning_rate, fused=True)
+        for part in (actor, critic, temperature)
     )
     # Tensors, because a float would compile the actor's loss twice.
     betas = [torch.tensor(beta, device=device) for beta in (args.beta_offline, args.beta_online)]
@@ -368,8 +372,10 @@ def main(args: Args) -> str:
         batch = buffer.sample(args.batch_size, args.horizon_length, args.gamma, generator)
         alpha, beta = log_alpha.detach().exp(), betas[online]
         metrics = {"losses/alpha": alpha}
-        steps = ("actor",) if online else ("flow", "actor") if args.pretrain == "joint" else ("flow",)
-        for step in steps:
+        offline = {"joint": ("flow", "actor"), "flow-matching": ("flow",)}[args.pretrain]
+        if args.pretrained:
+            offline = ("critic",)
+        for step in ("actor",) if online else offline:
             # Critic.
             noise = actor.draw_noise(args.batch_size, generator)
             entropy = alpha, args.target_entropy
@@ -378,6 +384,8 @@ def main(args: Args) -> str:
             with torch.no_grad():  # or the targets would drag along the graph of all their updates
                 torch._foreach_lerp_(list(target_critic.parameters()), list(critic.parameters()), args.tau)
             metrics |= {"losses/qf_loss": loss.detach(), "losses/qf_values": q}
+            if step == "critic":
+                continue
             noise = actor.draw_noise(args.batch_size, generator)
             if step == "flow":
                 # Flow matching.
@@ -440,7 +448,7 @@ def main(args: Args) -> str:
     progress, clock, clock_step = progress_bar(start, args), time.perf_counter(), start
     for step in range(start, last_step + 1):  # as many steps have been taken
         # Evaluate, and write a checkpoint. What follows about this step is written again by a run that resumes here.
-        paused, scores, phase_ends = time.perf_counter(), {}, step > 0 and step == args.offline_steps
+        paused, scores, phase_ends = time.perf_counter(), {}, step == args.offline_steps
         if args.eval_frequency and (phase_ends or due(step, args.eval_frequency, last_step)):
             film = f"{path}/videos/step-{step}.mp4" if args.capture_video else None
             scores = evaluate(actor_view, eval_env, args, device, film)
@@ -526,6 +534,8 @@ PRESETS = {  # beta offline, beta online, sparse rewards, step limit: the paper'
 PRESET_FLAGS = "beta_offline", "beta_online", "sparse", "step_limit"
 LIMITS = {"gamma": (0, 1), "tau": (0, 1), "sigma": (1e-4, 2), "action_bound": (0.5, 1 - 1e-6)}
 LIMITS |= {"target_entropy": (-1e6, 1e6), "critic_hidden_dim": (2, 2**14)}
+POLICY_FLAGS = "horizon_length", "sampling_steps", "squash"  # under which weights mean another policy
+POLICY_FLAGS += "hidden_dim", "candidate_layers", "bounded_candidate", "d_model", "n_layers"
 
 
 def require(condition: bool, message: str):
@@ -1032,23 +1042,46 @@ def save_checkpoint(run: str, state: dict, buffer: ReplayBuffer):
     os.replace(f"{run}/checkpoint.pt.tmp", f"{run}/checkpoint.pt")
 
 
-def load_checkpoint(run: str) -> dict:
-    """The state that `save_checkpoint` was given; nothing in the file can execute."""
-    path, problem = f"{run}/checkpoint.pt", ""
+def read_checkpoint(path: str) -> tuple[dict, str]:
+    """What a checkpoint or a policy file holds, and what is wrong with it; nothing in the file can execute."""
     try:
-        problem = "damaged, its checksum differs" if zipfile.ZipFile(path).testzip() else ""
-        state = {} if problem else torch.load(path, map_location="cpu", weights_only=True)
-        version = "of another version of the script; resume it with that version"
-        if not problem and state.get("format") != FORMAT:
-            problem = version
-        elif not problem and state["script"] != os.path.basename(__file__):
-            problem = f"written by {state['script']}; resume it with that script"
-        elif not problem and state["args"].keys() != asdict(Args()).keys():
-            problem = version
+        if zipfile.ZipFile(path).testzip():
+            return {}, "damaged, its checksum differs"
+        return dict(torch.load(path, map_location="cpu", weights_only=True)), ""
     except Exception as error:  # whatever a missing, damaged or foreign file makes the readers raise
-        problem = f"missing, damaged or foreign ({error})"
+        return {}, f"missing, damaged or foreign ({error})"
+
+
+def load_checkpoint(run: str) -> dict:
+    """The state that `save_checkpoint` was given."""
+    state, problem = read_checkpoint(f"{run}/checkpoint.pt")
+    version = "of another version of the script; resume it with that version"
+    if not problem and state.get("format") != FORMAT:
+        problem = version
+    elif not problem and state.get("script") != os.path.basename(__file__):
+        problem = f"written by {state.get('script')}; resume it with that script"
+    elif not problem and state.get("args", {}).keys() != asdict(Args()).keys():
+        problem = version
     require(not problem, f"--resume {run}: checkpoint.pt is {problem}")
     return state
+
+
+def load_pretrained(args: Args, actor: nn.Module):
+    """Give the actor the weights of --pretrained, with its scaling of observations; an adapter that it lacks is new."""
+    file = f"{args.pretrained}/checkpoint.pt" if os.path.isdir(args.pretrained) else args.pretrained
+    state, problem = read_checkpoint(file)
+    require(not problem, f"--pretrained {args.pretrained}: {os.path.basename(file)} is {problem}")
+    try:
+        for name in POLICY_FLAGS:
+            old, new, flag = state["args"].get(name), getattr(args, name, None), "--" + name.replace("_", "-")
+            problem = f"made by {state.get('script')} with {flag} {old}, not {new}; choose the same, or another policy"
+            require(old == new, f"--pretrained {args.pretrained}: {problem}")
+        fresh = {name: value for name, value in actor.state_dict().items() if ".adapter." in name}
+        actor.load_state_dict(fresh | state["actor"])
+    except Exception as error:  # whatever another task, another script or a foreign file makes of it
+        require(False, f"--pretrained {args.pretrained}: not a policy for this task and script ({str(error)[:200]})")
+    trained, frozen = (sum(p.numel() for p in actor.parameters() if p.requires_grad is on) for on in (True, False))
+    print(f"pretrained: {args.pretrained}; {trained} parameters of the policy are trained, {frozen} frozen")
 
 
 def restore(run: str, checkpoint: dict, parts: dict, buffer: ReplayBuffer, generator: torch.Generator):

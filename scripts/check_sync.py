@@ -41,6 +41,7 @@ OWN = {
         *("Args.batch_size", "Args.gamma", "Args.sampling_steps", "Args.hidden_dim", "Args.critic_hidden_dim"),
         *("Args.compile", "Args.log_frequency"),
     },
+    "offline_to_online/sac_flow_g.py": {"Actor.__init__"},
     "offline_to_online/sac_flow_naive.py": {
         *("Args.hidden_dim",),
     },
@@ -69,6 +70,7 @@ COMMON = {
     "offline_to_online": {
         *("Actor", "Critic", "critic_loss", "actor_loss", "path_statistics", "descend", "main", "FORMAT", "prepare"),
         *("make_env", "ReplayBuffer", "evaluate", "progress_bar", "read_args", "PRESETS", "PRESET_FLAGS"),
+        "load_checkpoint",
     },
     "baselines": {"read_args", "descend", "actor_loss"},
 }

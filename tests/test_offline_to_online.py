@@ -1398,6 +1398,202 @@ def test_observations_are_normalised_by_the_dataset(data, tmp_path, name):
     assert norm(far)[0, 1] == 10 and torch.equal(module.Standardize(2)(far), far)
 
 
+# A pretrained policy.
+@pytest.fixture(scope="module")
+def pretrained(data, tmp_path_factory):
+    """By script: a run that was only pretrained, and its policy alone in a file."""
+    made = {}
+    for name in FLOW_SCRIPTS:
+        folder, module = tmp_path_factory.mktemp("pretrained"), load(name)
+        flags = small(name, dataset_path=data[CUBE], run_dir=str(folder), eval_frequency=0, normalize_obs=True)
+        run = module.main(module.Args(**flags | {"total_timesteps": 0}))
+        command = [sys.executable, ROOT / "scripts" / "evaluate.py", run, "--save-policy", folder / "policy.pt"]
+        subprocess.run(command, check=True, capture_output=True)
+        made[name] = run, str(folder / "policy.pt")
+    return made
+
+
+def actor_of(module, file):
+    """The actor of a run or policy file, without its data."""
+    state = torch.load(f"{file}/checkpoint.pt" if os.path.isdir(file) else file, weights_only=True)
+    actor = module.Actor(28, 25, module.Args(**state["args"]))
+    actor.load_state_dict(state["actor"])
+    return actor
+
+
+def same_policy(one, other, deterministic):
+    noise = torch.randn(5, 64, 25, generator=torch.Generator().manual_seed(0))
+    obs = 3 * torch.randn(64, 28, generator=torch.Generator().manual_seed(1))
+    return torch.equal(one.act(obs, noise, deterministic), other.act(obs, noise, deterministic))
+
+
+PRETRAINED = [(name, {}) for name in FLOW_SCRIPTS] + [("sac_flow_g", {"adapter": 8})]
+
+
+@needs_extras
+@pytest.mark.parametrize(("name", "flags"), PRETRAINED)
+def test_a_run_starts_from_a_pretrained_policy(name, flags, data, pretrained, tmp_path, capsys):
+    """From a run or a file, to the bit, with the run's evaluation at step 0. Offline updates leave it alone and train
+    the critic; online ones train all of it, or with an adapter all but it."""
+    module, (run, file) = load(name), pretrained[name]
+    flags = small(name, dataset_path=data[CUBE], run_dir=str(tmp_path), eval_frequency=0) | flags
+    before, states = actor_of(module, run), []
+    for source, steps in ((run, 0), (file, 24)):
+        path = module.main(
+            module.Args(**flags | {"pretrained": source, "offline_steps": steps, "total_timesteps": 5 * (not steps)})
+        )
+        started = actor_of(module, path)
+        assert same_policy(before, started, True) and same_policy(before, started, False)
+        states.append(module.load_checkpoint(path))
+    assert not all(torch.equal(states[0]["critic"][key], value) for key, value in states[1]["critic"].items())
+    path = module.main(module.Args(**flags | {"pretrained": file, "offline_steps": 0, "eval_frequency": 20}))
+    scores = evaluate_checkpoint(module, run)[0]
+    assert {tag: scalars(path)[f"eval/{tag}"][0] for tag in scores} == {tag: (0, scores[tag]) for tag in scores}
+    ended, old = actor_of(module, path), before.state_dict()
+    assert not same_policy(before, ended, True)
+    kept = [torch.equal(value, old[key]) for key, value in ended.state_dict().items() if key in old]
+    assert all(kept) == ("adapter" in flags)
+    trained = sum(value.numel() for key, value in ended.state_dict().items() if ".adapter." in key)
+    total = sum(parameter.numel() for parameter in before.parameters())
+    words = f"{trained} parameters of the policy are trained, {total} frozen"
+    words = words if trained else f"{total} parameters of the policy are trained, 0 frozen"
+    assert capsys.readouterr().out.count(words) == 3
+    moments = module.load_checkpoint(path)["actor_optimizer"]["state"].values()
+    assert sum(state["exp_avg"].numel() for state in moments) == (trained or total)
+
+
+@needs_extras
+@pytest.mark.parametrize("name", ["sac_flow_g", "sac_flow_t"])
+def test_a_run_from_a_pretrained_policy_goes_on_without_it(name, data, pretrained, tmp_path, monkeypatch):
+    """Interrupted online: exactly, where the file is gone, with the frozen weights too."""
+    module, add = load(name), load(name).ReplayBuffer.add
+    file = shutil.copy(pretrained[name][1], tmp_path / "policy.pt")
+    flags = small(name, dataset_path=data[CUBE], pretrained=str(file), offline_steps=5)
+    flags |= {"adapter": 8} if name == "sac_flow_g" else {}
+    whole = module.main(module.Args(**flags, run_dir=str(tmp_path / "whole")))
+
+    def stop(self, **step):
+        add(self, **step)
+        if self.count == 18:
+            module.STOP.extend((signal.SIGTERM, 0.0))
+
+    monkeypatch.setattr(module.ReplayBuffer, "add", stop)
+    with pytest.raises(SystemExit):
+        module.main(module.Args(**flags, run_dir=str(tmp_path / "part")))
+    module.STOP.clear()
+    monkeypatch.undo()
+    os.remove(file)
+    (part,) = (tmp_path / "part").iterdir()
+    module.main(module.read_args(["--resume", str(part)]))
+    same_state(*(module.load_checkpoint(str(path)) for path in (whole, part)))
+
+
+class Payload:
+    """Runs when it is unpickled."""
+
+    def __reduce__(self):
+        return (os.mkdir, ("unpickled",))
+
+
+def changed_policy(file, folder, **changes):
+    torch.save(torch.load(file, weights_only=True) | changes, folder / "policy.pt")
+    return str(folder / "policy.pt")
+
+
+def flipped(file, folder):
+    """Another byte in the middle, where the weights are."""
+    copy = folder / "policy.pt"
+    shutil.copy(file, copy)
+    content = bytearray(copy.read_bytes())
+    content[len(content) // 2] ^= 1
+    copy.write_bytes(content)
+    return str(copy)
+
+
+def saved(content, folder):
+    torch.save(content, folder / "policy.pt")
+    return str(folder / "policy.pt")
+
+
+BAD_PRETRAINED = {  # of the pretrained runs, the data and a folder: flags; and the message
+    "no such file": (lambda p, d, f: {"pretrained": "nowhere"}, "nowhere: nowhere is missing, "),
+    "a folder without a run": (lambda p, d, f: {"pretrained": str(f)}, ".*: checkpoint.pt is missing, "),
+    "a damaged file": (
+        lambda p, d, f: {"pretrained": flipped(p["sac_flow_g"][1], f)},
+        ".*policy.pt is damaged, its checksum differs",
+    ),
+    "a file that executes": (
+        lambda p, d, f: {"pretrained": saved({"actor": Payload()}, f)},
+        ".*policy.pt is .*foreign ",
+    ),
+    "no dictionary": (lambda p, d, f: {"pretrained": saved(torch.zeros(3), f)}, ".*policy.pt is .*foreign "),
+    "no policy": (lambda p, d, f: {"pretrained": saved({"actor": {}}, f)}, ".*not a policy for .*'args'"),
+    "weights that are none": (
+        lambda p, d, f: {"pretrained": changed_policy(p["sac_flow_g"][1], f, actor=3)},
+        ".*not a policy for ",
+    ),
+    "another script's": (
+        lambda p, d, f: {"pretrained": p["sac_flow_naive"][0]},
+        ".*made by sac_flow_naive.py with --candidate-layers None, not 4",
+    ),
+    "another script's of the same flags": (
+        lambda p, d, f: {
+            "pretrained": changed_policy(
+                p["sac_flow_naive"][1], f, args=torch.load(p["sac_flow_g"][1], weights_only=True)["args"]
+            )
+        },
+        ".*not a policy for .*Missing key",
+    ),
+    "another observation": (
+        lambda p, d, f: {"pretrained": p["sac_flow_g"][0], "env_id": "lift", "dataset_path": d["lift"]},
+        r".*not a policy for .*size mismatch for norm.mean: .*\[28\].*\[19\]",
+    ),
+    "another size of action": (
+        lambda p, d, f: {"pretrained": changed_policy(p["sac_flow_g"][1], f, actor=four_actions(p["sac_flow_g"][1]))},
+        r".*not a policy for .*size mismatch for velocity.from_x: .*\[20, 32\].*\[25, 32\]",
+    ),
+    "another chunk": (
+        lambda p, d, f: {"pretrained": p["sac_flow_g"][0], "horizon_length": 3},
+        ".*with --horizon-length 5, not 3; choose the same, ",
+    ),
+    "other networks": (
+        lambda p, d, f: {"pretrained": p["sac_flow_g"][0], "hidden_dim": 8},
+        ".*with --hidden-dim 16, not 8; choose the same, ",
+    ),
+    "another squashing": (lambda p, d, f: {"pretrained": p["sac_flow_g"][0], "squash": "clip"}, ".*--squash tanh, not"),
+}
+
+
+def four_actions(file):
+    """The weights of the same policy for one action less."""
+    module, state = load("sac_flow_g"), torch.load(file, weights_only=True)
+    return module.Actor(28, 20, module.Args(**state["args"])).state_dict()
+
+
+@needs_extras
+@pytest.mark.parametrize("case", BAD_PRETRAINED)
+def test_a_pretrained_policy_that_does_not_fit_is_refused(case, data, pretrained, tmp_path, capsys, monkeypatch):
+    module, (flags, message) = load("sac_flow_g"), BAD_PRETRAINED[case]
+    monkeypatch.chdir(tmp_path)
+    flags = small(dataset_path=data[CUBE], run_dir=str(tmp_path / "runs")) | flags(pretrained, data, tmp_path)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        module.main(module.Args(**flags))
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1 and len(error) < 900, error
+    assert re.search(rf"^error: --pretrained {message}", error), error
+    assert set(os.listdir(tmp_path)) <= {"policy.pt"}  # nothing was written, and nothing ran
+
+
+@needs_extras
+def test_an_adapter_needs_something_to_adapt(data, tmp_path, capsys):
+    module = load("sac_flow_g")
+    with pytest.raises(SystemExit) as stop:
+        module.main(module.Args(**small(dataset_path=data[CUBE], run_dir=str(tmp_path), adapter=8)))
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith("error: --adapter 8: ") and error.count("\n") == 1
+
+
 def test_the_off_policy_scripts_share_their_loop():
     """What follows the networks and the updates is the same text in main of the flows and of QC-FQL."""
     mains = [inspect.getsource(load(name).main) for name in SCRIPTS[:4]]

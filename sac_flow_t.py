@@ -598,6 +598,8 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
         env.reset(seed=0)
         env.step(box.sample())
         box.seed(args.seed)
+        if film and hasattr(env.unwrapped, "mujoco_renderer") and env.unwrapped.model.ncam:
+            env.unwrapped.mujoco_renderer.camera_id = 0  # which follows the body: Gymnasium's own view loses it
         if film:
             env.render().shape[2]  # noqa: B018
     except Exception as error:  # no such id, a missing package, no display: whatever its author raises

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 ENTRIES = ["from-scratch", "gradients", "steps", "speed", "baselines", "baselines-search"]
-ENTRIES += ["ablations", "offline-to-online"]
+ENTRIES += ["ablations", "humanoid", "offline-to-online"]
 # The one that is not of scripts/reproduce.sh.
 LOCAL = "curves --csv results/sweep_local.csv --out results/figures --prefix sweep_local_"
 CUBE = "cube-single-play-singletask-task1-v0"
@@ -490,6 +490,46 @@ def test_width_in_the_decisions_log():
     least = p["Hopper-v4", "sac_flow_g"]
     assert "holds after Holm's correction over these four, and not over all of this page" in log
     assert least == min(p.values()) and least * len(p) < 0.05 < least * 86
+
+
+def test_humanoid_in_the_decisions_log():
+    """Training returns before and after BatchRenorm begins to correct; evaluations of weights and of their averages."""
+    pd = pytest.importorskip("pandas")
+    log = (ROOT / "results" / "DECISIONS.md").read_text()
+    runs, averages = (
+        pd.read_csv(ROOT / "results" / name, low_memory=False) for name in ("humanoid.csv", "actor_average.csv")
+    )
+    names = {"Flow-T": "sac_flow_t", "Gaussian": "sac_gaussian", "Gaussian, never correcting": "sac_gaussian_batchnorm"}
+    for name, script in names.items():
+        steps = runs[runs["script"] == script].set_index("step")["train_return"]
+        cells = [f"{steps.loc[low:high].mean():.0f}" for low, high in ((60_000, 100_000), (120_000, 150_000))]
+        assert f"| {name} | {' | '.join(cells)} |" in log, cells
+    one, other = (runs.query(f"script == '{names[name]}' and step <= 100000") for name in list(names)[1:])
+    assert one["eval_return"].tolist() == other["eval_return"].tolist(), "the same run up to there"
+    names |= {"Flow-T, a third of the actor's step size": "sac_flow_t"}
+    for name in ("Flow-T", "Flow-T, a third of the actor's step size", "Gaussian"):
+        rate, cells = (1e-4 if "third" in name else 3e-4), []
+        for decay in (0, 0.99, 0.998):
+            rows = averages[(averages["script"] == names[name]) & (averages["policy_lr"] == rate)]
+            returns = rows[rows["actor_ema"] == decay]["eval_return"]
+            assert len(returns) == 15
+            cells.append(f"{returns.mean():.0f} [{returns.min():.0f}, {returns.max():.0f}]")
+        assert f"| {name} | {' | '.join(cells)} |" in log, cells
+
+
+def test_contacts_in_the_decisions_log():
+    pd, stats = pytest.importorskip("pandas"), pytest.importorskip("scipy.stats")
+    table, log = pd.read_csv(ROOT / "results" / "contact_margin.csv"), (ROOT / "results" / "DECISIONS.md").read_text()
+    difference = table["before"] - table["today"]
+    told = 2 * stats.t.sf((difference / table["standard_error"]).abs(), table["episodes"] - 1) * len(table) < 0.05
+    shown = table["policy"].isin(("Humanoid-v4__sac_flow_t", "Hopper-v4__sac_flow_t__narrow_2"))
+    for name, (_, row) in zip(
+        ("Humanoid-v4, Flow-T", "Hopper-v4, Flow-T, seed 2"), table[shown].iterrows(), strict=True
+    ):
+        cells = f"{row.today:.0f} | {row.before:.0f} | {row.before - row.today:+.0f} ± {row.standard_error:.0f}"
+        assert f"| {name} | {cells} |" in log, cells
+    assert len(table) == 11 and told.sum() == 1 and told[shown].any()
+    assert (difference[~shown].abs() < 90).all() and (difference / table["today"])[~shown].abs().max() < 0.15
 
 
 def test_speed_in_the_pages(drawn):

@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, scalars, small
+from conftest import ROOT, has_egl, scalars, small
 
 
 def one_line(script, tmp_path, capsys, **flags) -> str:
@@ -206,3 +206,15 @@ def test_ctrl_c_ends_a_long_evaluation_which_the_resumed_run_repeats(tmp_path):
     env = os.environ | {"PYTHONPATH": str(ROOT / "tests"), "OMP_NUM_THREADS": "1"}
     assert subprocess.run(go_on, capture_output=True, env=env, timeout=300).returncode == 0
     assert [step for step, _ in scalars(run)["eval/episodic_return"]] == [40, 80]
+
+
+def test_a_film_follows_the_body():
+    """Thirty metres on, the humanoid is still in the picture: its skin is the only red in it."""
+    if not has_egl():
+        pytest.skip("no EGL")
+    code = "import sac_flow_g as script; env = script.make_env(script.Args(), film=True); env.reset(seed=0)"
+    code += "; core = env.unwrapped; core.set_state(core.init_qpos + (np.arange(24) == 0) * 30, core.init_qvel)"
+    code += "; red, _, blue = np.moveaxis(env.render().astype(int), 2, 0); print((red - blue > 40).sum())"
+    words = [sys.executable, "-c", f"import numpy as np; {code}"]
+    result = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"MUJOCO_GL": "egl"})
+    assert result.returncode == 0 and int(result.stdout) > 500, result

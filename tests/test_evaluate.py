@@ -102,6 +102,20 @@ def test_a_policy_file_is_the_actor_its_flags_and_nothing_that_executes(runs, tm
     assert evaluate(policy, "--script", tmp_path / "my_fork.py", "--episodes", 1).returncode == 0
 
 
+def test_the_published_policies_load_and_act():
+    policies = sorted((ROOT / "results" / "policies").glob("*.pt"))
+    assert policies and sum(path.stat().st_size for path in policies) < 40 * 2**20
+    for path in policies:
+        state, script = tool.load(path, None)
+        args = script.Args(**state["args"])
+        env = script.make_env(args)
+        shapes = env.observation_space.shape[0], env.action_space, args
+        actor = tool.make_actor(script, state, torch.device("cpu"), *shapes)
+        obs = torch.as_tensor(env.reset(seed=0)[0])[None]
+        action = actor.act(obs, actor.draw_noise(1, torch.Generator().manual_seed(0)), deterministic=True)[0].numpy()
+        assert np.isfinite(env.step(script.into_box(action, env.action_space))[0]).all()
+
+
 def test_a_film_has_the_first_episode(runs, tmp_path):
     if not has_egl():
         pytest.skip("no EGL")

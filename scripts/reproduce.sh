@@ -227,8 +227,9 @@ END
         [ $size = small ] || die "humanoid: add --small; at full size it is among from-scratch"
         store=humanoid prefix=humanoid_ usual=("${flags[@]}")
         flags=(--size small --compile --total-timesteps 250000)
-        sweep "sac_gaussian.py $flows" Humanoid-v4
-        draw "" curves table --returns both
+        [ $figures_only -eq 1 ] || run "$python" scripts/forks.py
+        sweep "sac_gaussian.py $flows runs/forks/sac_gaussian_batchnorm.py" Humanoid-v4
+        draw "" curves --returns both --unfinished
         flags=("${usual[@]}")
         ;;
     ablations)

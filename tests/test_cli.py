@@ -35,6 +35,7 @@ DEFAULTS = {
     "alpha_lr": 1e-3,
     "adam_beta1": 0.5,
     "policy_frequency": 3,
+    "actor_ema": 0.0,
     "crossq": True,
     "tau": 0.005,
     "critic_hidden_dim": 1024,

@@ -245,14 +245,13 @@ class Critic(nn.Module):
         return torch.cat([head(x).T for head in self.heads])
 
 
-def frozen_view(module: nn.Module, own_weights=False) -> nn.Module:
-    """`module` in evaluation mode and without gradients, on the same storage: it follows every in-place update. With
-    weights of its own it shares the running statistics alone.
+def frozen_view(module: nn.Module) -> nn.Module:
+    """`module` in evaluation mode and without gradients, on the same storage: it follows every in-place update.
 
     CrossQ acts, and computes a' and the actor's loss, with running statistics: a view spares switching modes.
     """
     view = copy.deepcopy(module).eval().requires_grad_(False)
-    for tensors in (nn.Module.buffers,) if own_weights else (nn.Module.buffers, nn.Module.parameters):
+    for tensors in (nn.Module.parameters, nn.Module.buffers):
         for mine, original in zip(tensors(view), tensors(module), strict=True):
             mine.data = original.data
     return view

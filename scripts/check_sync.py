@@ -69,10 +69,10 @@ OWN = {
 COMMON = {
     "offline_to_online": {
         *("Actor", "Critic", "critic_loss", "actor_loss", "path_statistics", "descend", "main", "FORMAT", "prepare"),
-        *("make_env", "ReplayBuffer", "evaluate", "progress_bar", "read_args", "PRESETS", "PRESET_FLAGS"),
-        "load_checkpoint",
+        *("frozen_view", "make_env", "ReplayBuffer", "evaluate", "progress_bar", "load_checkpoint", "read_args"),
+        *("PRESETS", "PRESET_FLAGS"),
     },
-    "baselines": {"read_args", "descend", "actor_loss"},
+    "baselines": {"frozen_view", "read_args", "descend", "actor_loss"},
 }
 
 

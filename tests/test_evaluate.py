@@ -16,6 +16,7 @@ import tyro
 from conftest import ROOT, SCRIPTS, has_egl, make_actor, scalars
 
 sys.path.append(str(ROOT / "scripts"))
+import contact_margin  # noqa: E402
 import evaluate as tool  # noqa: E402
 
 TINY = "--env-id InvertedPendulum-v4 --no-compile --device cpu --total-timesteps 90 --learning-starts 60"
@@ -114,6 +115,15 @@ def test_the_published_policies_load_and_act():
         obs = torch.as_tensor(env.reset(seed=0)[0])[None]
         action = actor.act(obs, actor.draw_noise(1, torch.Generator().manual_seed(0)), deterministic=True)[0].numpy()
         assert np.isfinite(env.step(script.into_box(action, env.action_space))[0]).all()
+
+
+def test_old_contacts_are_half_the_margin_or_refused():
+    env = contact_margin.gym.make("Hopper-v4")
+    model = env.unwrapped.model
+    assert set(contact_margin.old_contacts(env).unwrapped.model.geom_margin) == {0.0005}
+    model.geom_margin[0] = 0.01
+    with pytest.raises(SystemExit, match=r"error: Hopper-v4: margins of .*0\.01"):
+        contact_margin.old_contacts(env)
 
 
 def test_a_film_has_the_first_episode(runs, tmp_path):

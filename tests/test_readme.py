@@ -88,3 +88,9 @@ def test_links_lead_somewhere():
                 headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE) if anchor else ()
                 anchors = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
                 assert not anchor or anchor in anchors, (page, link)
+
+
+def test_pins_of_other_tasks_are_the_tested_ones():
+    pins = re.findall(r"(?:dm_control|shimmy|gymnasium-robotics)==[\d.]+", README)
+    tested = [(ROOT / folder / "requirements.txt").read_text() for folder in ("tests", "offline_to_online")]
+    assert len(pins) == 3 and all(pin in "\n".join(tested).splitlines() for pin in pins)

@@ -1,5 +1,6 @@
 """Tasks as people write them: each trains with the right numbers, or is refused in one line before a run exists."""
 
+import importlib.util
 import os
 import re
 import signal
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, has_egl, scalars, small
+
+import sac_flow_g
 
 
 def one_line(script, tmp_path, capsys, **flags) -> str:
@@ -46,6 +49,31 @@ def test_a_film_of_a_task_that_cannot_render_is_refused(script, tmp_path, capsys
     for task in ("Plain", "NoRenderMode"):
         error = one_line(script, tmp_path, capsys, env_id=f"tasks:{task}-v0", capture_video=True)
         assert re.match("error: --capture-video: .*choose a task that renders rgb_array", error)
+
+
+OTHERS = {  # what the README names, with the packages that it pins
+    "shimmy:dm_control/dog-run-v0": ("dm_control", "shimmy"),
+    "gymnasium_robotics:FetchReach-v4": ("gymnasium_robotics",),
+    "gymnasium_robotics:AntMaze_UMaze-v5": ("gymnasium_robotics",),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*:UserWarning")
+@pytest.mark.parametrize("env_id", OTHERS)
+def test_tasks_of_other_packages_train(env_id, tmp_path, capsys):
+    """With a dictionary of observations; 1000 steps, of which the last hundred learn."""
+    missing = [name for name in OTHERS[env_id] if not importlib.util.find_spec(name)]
+    if missing:
+        pytest.skip(f"not installed: {missing}")
+    flags = {"total_timesteps": 1000, "learning_starts": 900, "eval_frequency": 1000, "eval_episodes": 1}
+    run = sac_flow_g.main(sac_flow_g.Args(**small(env_id=env_id, hidden_dim=32, run_dir=str(tmp_path), **flags)))
+    printed = capsys.readouterr().out
+    space = sac_flow_g.make_env(sac_flow_g.Args(env_id=env_id)).observation_space
+    buffer = sac_flow_g.load_checkpoint(run)["segments"][-1][1]
+    assert f"{env_id}: observations are flattened in the order " in printed
+    assert buffer == 1000 and len(space.shape) == 1
+    assert [step for step, _ in scalars(run)["eval/episodic_return"]] == [1000]
+    assert scalars(run)["losses/qf_loss"][-1][0] == 1000
 
 
 def call(words: str, folder, **env):

@@ -19,6 +19,8 @@ sys.path.append(str(ROOT / "scripts"))
 import contact_margin  # noqa: E402
 import evaluate as tool  # noqa: E402
 
+import sac_flow_g  # noqa: E402
+
 TINY = "--env-id InvertedPendulum-v4 --no-compile --device cpu --total-timesteps 90 --learning-starts 60"
 TINY += (
     " --batch-size 16 --buffer-size 1000 --critic-hidden-dim 16 --eval-frequency 1000 --eval-episodes 3 --actor-ema 0.9"

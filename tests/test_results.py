@@ -11,8 +11,6 @@ from conftest import ROOT
 
 ENTRIES = ["from-scratch", "gradients", "steps", "speed", "baselines", "baselines-search"]
 ENTRIES += ["ablations", "humanoid", "offline-to-online"]
-# The one that is not of scripts/reproduce.sh.
-LOCAL = "curves --csv results/sweep_local.csv --out results/figures --prefix sweep_local_"
 CUBE = "cube-single-play-singletask-task1-v0"
 SCRIPTS = {"Gaussian": "sac_gaussian", "naive flow": "sac_flow_naive", "Flow-G": "sac_flow_g", "Flow-T": "sac_flow_t"}
 
@@ -30,7 +28,6 @@ def drawn(tmp_path_factory):
     command = ["bash", folder / "scripts" / "reproduce.sh", *ENTRIES, "--small", "--figures-only"]
     result = subprocess.run([*command, "--python", sys.executable], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    subprocess.run([sys.executable, "scripts/plot.py", *LOCAL.split()], cwd=folder, check=True)
     command = [sys.executable, "scripts/multigoal.py", "--figures-only"]
     goals = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
     command = [sys.executable, "scripts/benchmark.py", "--table-only"]
@@ -538,6 +535,15 @@ def test_contacts_in_the_decisions_log():
         assert f"| {name} | {cells} |" in log, cells
     assert len(table) == 11 and told.sum() == 1 and told[shown].any()
     assert (difference[~shown].abs() < 90).all() and (difference / table["today"])[~shown].abs().max() < 0.15
+
+
+def test_a_sweep_by_slurm_has_the_rows_of_one_that_was_interrupted():
+    pd = pytest.importorskip("pandas")
+    tables = [pd.read_csv(ROOT / "results" / f"sweep_{kind}.csv") for kind in ("local", "slurm")]
+    own = ["run", "steps_per_second", "bytes"]
+    keys = ["script", "env", "seed", "step"]
+    local, slurm = (table.drop(columns=own).sort_values(keys, ignore_index=True) for table in tables)
+    assert len(local) == 80 and local.equals(slurm)
 
 
 def test_speed_in_the_pages(drawn):

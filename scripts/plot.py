@@ -75,6 +75,7 @@ VARIANTS = {
     "log_std_max_0": "\u03c3 at most 1, not e\u00b2",
     "starts_50k": "50k random steps, not 5k",
     "no_crossq": "target networks, not CrossQ",
+    "corrected": "BatchRenorm corrects",
 }
 RETURNS = {"eval_return": "undiscounted evaluation return", "train_return": "undiscounted training return"}
 RETURNS |= {"eval/success": "success rate of evaluation"}

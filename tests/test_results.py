@@ -490,22 +490,33 @@ def test_width_in_the_decisions_log():
 
 
 def test_humanoid_in_the_decisions_log():
-    """Training returns before and after BatchRenorm begins to correct; evaluations of weights and of their averages."""
+    """Training returns with and without BatchRenorm's correction, SBX's too; weights and their averages; policies."""
     pd = pytest.importorskip("pandas")
     log = (ROOT / "results" / "DECISIONS.md").read_text()
-    runs, averages = (
-        pd.read_csv(ROOT / "results" / name, low_memory=False) for name in ("humanoid.csv", "actor_average.csv")
-    )
-    names = {"Flow-T": "sac_flow_t", "Gaussian": "sac_gaussian", "Gaussian, never correcting": "sac_gaussian_batchnorm"}
+    files = (f"{name}.csv" for name in ("humanoid", "actor_average", "sbx_renorm", "renorm_parts"))
+    runs, averages, sbx, parts = (pd.read_csv(ROOT / "results" / name, low_memory=False) for name in files)
+    names = {"Flow-T": "sac_flow_t", "Gaussian": "sac_gaussian"}
     for name, script in names.items():
-        steps = runs[runs["script"] == script].set_index("step")["train_return"]
-        cells = [f"{steps.loc[low:high].mean():.0f}" for low, high in ((60_000, 100_000), (120_000, 150_000))]
-        assert f"| {name} | {' | '.join(cells)} |" in log, cells
-    one, other = (runs.query(f"script == '{names[name]}' and step <= 100000") for name in list(names)[1:])
+        for shown, own in ((name, script), (f"{name}, corrected", f"{script}-corrected")):
+            steps = runs[(runs["script"] == own) & (runs["seed"] == 1)].set_index("step")["train_return"]
+            spans = (60_000, 100_000), (120_000, 150_000), (160_000, 250_000)
+            cells = [f"{steps.loc[low:high].mean():.0f}" if steps.index.max() >= high else "–" for low, high in spans]
+            assert f"| {shown} | {' | '.join(cells)} |" in log, cells
+    one, other = (
+        runs[runs["script"] == name].query("step <= 100000") for name in ("sac_gaussian", "sac_gaussian-corrected")
+    )
     assert one["eval_return"].tolist() == other["eval_return"].tolist(), "the same run up to there"
-    last = runs[runs["script"] == "sac_gaussian_batchnorm"].iloc[-1]
-    assert f"{last['eval_return']:.0f} ± {last['eval_return_std']:.0f} over the ten episodes at 170 000 steps" in log
-    assert last["step"] == 170_000
+    for name in names.values():
+        last = runs[(runs["script"] == name) & (runs["seed"] == 1)].iloc[-1]
+        assert f"{last['eval_return']:.0f} ± {last['eval_return_std']:.0f}" in log
+    pairs = [rows.query("step <= 105000").drop(columns="renorm_warmup") for _, rows in sbx.groupby("renorm_warmup")]
+    assert pairs[0].reset_index(drop=True).equals(pairs[1].reset_index(drop=True)), "SBX's two are one run as well"
+    for name, warmup in (("SBX CrossQ", 10**5), ("SBX CrossQ, never correcting", 10**9)):
+        episodes = sbx[(sbx["renorm_warmup"] == warmup) & (sbx["kind"] == "train")].set_index("step")["return"]
+        cells = [f"{episodes.loc[low + 1 : low + 10_000].mean():.0f}" for low in range(85_000, 125_000, 10_000)]
+        assert f"| {name} | {' | '.join(cells)} |" in log, cells
+    for name, rows in parts.query("step <= 205000").groupby("corrected")["episodic_return"]:
+        assert f"| {name} | {rows.mean():.0f} | {len(rows)} |" in log
     names |= {"Flow-T, a third of the actor's step size": "sac_flow_t"}
     for name in ("Flow-T", "Flow-T, a third of the actor's step size", "Gaussian"):
         rate, cells = (1e-4 if "third" in name else 3e-4), []

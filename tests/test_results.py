@@ -95,7 +95,7 @@ def test_what_the_pages_say_of_the_differences(differences, drawn):
     (((name, env), (value, low, high)),) = left
     assert name.startswith("CrossQ\u2019s critic minus target networks") and env == "HalfCheetah-v4"
     assert differences[name, env][1][:3] == (value, low, high), "over training"
-    shown = f"is worth {value:+.0f} [{low:+.0f}, {high:+.0f}] over the first 60 000 steps"
+    shown = f"cost {value:.0f} [{low:.0f}, {high:.0f}] over the first 60 000 steps"
     assert shown in page
     assert "Among the other nine are these" in page and len(excluding) == 1 + 9
     assert {env for _, env in excluding} == {"HalfCheetah-v4"}

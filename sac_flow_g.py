@@ -429,14 +429,16 @@ def main(args: Args) -> str:
         position = env.reset(seed=episode_seed(args.seed, episode))[0], 0.0, False
     obs, episode_return, ended = position
     path, writer = start_run(args, device, start)
+    replay = open(f"{path}/replay.bin", "ab")  # every transition; a checkpoint knows their number and checksum
+    replay.truncate(4 * buffer.rows.shape[1] * start)  # what a crash has left behind them
 
     def save(finished=False):
         finite(step, metrics | {name: total(part) for name, part in parts.items() if name != "temperature"})
         writer.flush()
         state = {name: part.state_dict() for name, part in parts.items()} | {"args": asdict(args)}
         state |= {"generator": generator.get_state(), "box": box.np_random.bit_generator.state}
-        state["counters"] = step, episode, episode_start, last_return, metrics, finished
-        save_checkpoint(path, state, buffer)
+        state |= {"counters": (step, episode, episode_start, last_return, metrics, finished), "crc": buffer.crc}
+        save_checkpoint(path, state, replay)
 
     progress, clock, clock_step = progress_bar(start, args), time.perf_counter(), start
     for step in range(start, args.total_timesteps + 1):  # as many steps have been taken
@@ -485,13 +487,14 @@ def main(args: Args) -> str:
             action = act(obs)
             metrics |= update((step + 1 - args.learning_starts) % args.policy_frequency == 0)
         next_obs, reward, terminated, truncated, _ = env.step(action.copy())  # a task may change it
-        buffer.add(obs=obs, action=action, reward=reward, next_obs=next_obs, terminated=terminated)  # not truncated
+        transition = {"obs": obs, "action": action, "reward": reward, "next_obs": next_obs, "terminated": terminated}
+        replay.write(buffer.add(**transition))  # terminated, not truncated
         obs, episode_return, ended = next_obs, episode_return + float(reward), terminated or truncated
         progress.update()
         if step + 1 == args.learning_starts:
             progress.close()
             progress = progress_bar(step + 1, args)
-    for opened in (progress, writer, env, *eval_envs):
+    for opened in (progress, writer, replay, env, *eval_envs):
         opened.close()
     if stopping:
         print(f"interrupted; go on with: {sys.executable} {sys.argv[0]} --resume {path}")
@@ -500,7 +503,7 @@ def main(args: Args) -> str:
 
 
 # Housekeeping: whoever reads for the algorithm stops here.
-FORMAT = 3  # of a checkpoint: another one's cannot be resumed
+FORMAT = 4  # of a checkpoint: another one's cannot be resumed
 # Checking at every call that no module has changed costs some per cent at small size. None does here; a fork that
 # switches train() and eval(), or compiles one method of two modules, must drop this or run stale code.
 NO_GUARDS = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
@@ -653,17 +656,19 @@ class ReplayBuffer:
         print(f"replay buffer: {capacity} transitions, {needed / 2**30:.2f} GiB of {free / 2**30:.1f} GiB free")
         most = int(0.8 * free / needed * capacity)
         require(needed <= free, f"--buffer-size {capacity}: more than the free memory; {most} would fit")
-        self.rows, self.count = torch.empty(capacity, sum(self.widths.values()), device=device), 0
-        self.segments = [(0, 0, 0)]  # of replay.bin: first transition, end, CRC-32
+        self.rows = torch.empty(capacity, sum(self.widths.values()), device=device)
+        self.count, self.crc = 0, 0  # of all rows ever added, which replay.bin holds
 
-    def add(self, **transition):
-        """Store one transition, given by name as NumPy arrays and numbers; ends the run where one is not finite."""
+    def add(self, **transition) -> np.ndarray:
+        """Store one transition, given by name as NumPy arrays and numbers; returns its row, for replay.bin. Ends the
+        run where one is not finite."""
         row = np.concatenate([np.atleast_1d(transition[name]) for name in self.widths], dtype=np.float32)
         if not np.isfinite(row).all():
             bad = [name for name, value in transition.items() if not np.isfinite(np.float32(value)).all()]
             raise SystemExit(f"error: step {self.count + 1}: {', '.join(bad)} not finite; the last checkpoint stays")
         self.rows[self.count % len(self.rows)] = torch.from_numpy(row)
-        self.count += 1
+        self.count, self.crc = self.count + 1, zlib.crc32(row, self.crc)
+        return row
 
     def split(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
         """Rows -> name -> (B, n), for rewards and ends (B,)."""
@@ -741,23 +746,12 @@ def total(part: nn.Module | torch.optim.Optimizer) -> torch.Tensor:
     return sum((tensor.detach().sum() for table in tables for tensor in table.values()), torch.zeros(()))
 
 
-def save_checkpoint(run: str, state: dict, buffer: ReplayBuffer):
-    """Append the transitions since the last checkpoint to replay.bin, then swap checkpoint.pt: what a crash leaves in
-    between is overwritten."""
-    capacity, width = buffer.rows.shape
-    start = max(buffer.segments[-1][1], buffer.count - capacity)
-    first, length, crc = start % capacity, buffer.count - start, 0
-    with open(os.open(f"{run}/replay.bin", os.O_WRONLY | os.O_CREAT, 0o666), "wb") as file:
-        file.seek(4 * width * start)
-        for rows in (buffer.rows[first : first + length], buffer.rows[: max(first + length - capacity, 0)]):
-            data = rows.cpu().numpy()
-            crc = zlib.crc32(data, crc)
-            file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    buffer.segments += [(start, buffer.count, crc)] * (length > 0)
+def save_checkpoint(run: str, state: dict, replay: io.BufferedWriter):
+    """Send all transitions to the disk, then swap checkpoint.pt: a crash in between leaves the last one whole."""
+    replay.flush()
+    os.fsync(replay.fileno())
     blob = io.BytesIO()  # torch.save itself meets a full disk with an error of its own
-    torch.save(state | {"segments": buffer.segments, "format": FORMAT, "script": os.path.basename(__file__)}, blob)
+    torch.save(state | {"format": FORMAT, "script": os.path.basename(__file__)}, blob)
     with open(f"{run}/checkpoint.pt.tmp", "wb") as file:
         file.write(blob.getbuffer())
         file.flush()
@@ -794,17 +788,15 @@ def restore(run: str, checkpoint: dict, parts: dict, buffer: ReplayBuffer, gener
             part.load_state_dict(checkpoint[name])
     except Exception as error:  # other networks under the same flags
         require(False, f"--resume {run}: checkpoint.pt is of another version of the script or the task ({error})")
+    buffer.count, buffer.crc = checkpoint["counters"][0], checkpoint["crc"]
     capacity, width = buffer.rows.shape
-    buffer.segments = checkpoint["segments"]
-    buffer.count = buffer.segments[-1][1]
-    for start, end, crc in buffer.segments:
-        if end > buffer.count - capacity:
-            rows = np.empty((0, width), np.float32)
-            with suppress(OSError):
-                rows = np.fromfile(f"{run}/replay.bin", np.float32, (end - start) * width, offset=4 * width * start)
-            require(zlib.crc32(rows) == crc, f"--resume {run}: replay.bin is missing or damaged; start a new run")
-            rows = torch.from_numpy(rows).view(-1, width)[-capacity:]
-            buffer.rows[torch.arange(end - len(rows), end) % capacity] = rows.to(buffer.rows.device)
+    stored = np.empty((0, width), np.float32)
+    with suppress(OSError, ValueError):  # no such file, or one that is too short
+        stored = np.memmap(f"{run}/replay.bin", np.float32, "c", shape=(buffer.count, width))
+    intact = zlib.crc32(stored) == buffer.crc
+    require(intact, f"--resume {run}: replay.bin is missing or damaged; start a new run")
+    rows = torch.from_numpy(stored[-capacity:])
+    buffer.rows[torch.arange(buffer.count - len(rows), buffer.count) % capacity] = rows.to(buffer.rows.device)
 
 
 def start_run(args: Args, device: torch.device, step: int) -> tuple[str, SummaryWriter]:

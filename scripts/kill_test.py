@@ -151,7 +151,8 @@ def end_of(run: Path) -> dict:
     tags = set(events.Tags()["scalars"]) - {"charts/SPS"}
     checkpoint = checkpoint_of(run)
     rows = (run / "replay.bin").read_bytes()
-    width = len(rows) // checkpoint["segments"][-1][1]  # bytes of a transition
+    # Bytes of a transition.
+    width = len(rows) // (checkpoint["segments"][-1][1] if "segments" in checkpoint else checkpoint["counters"][0])
     end = {"curves": {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags}}
     end["replay"] = rows[-checkpoint["args"]["buffer_size"] * width :]
     return end | {name: value for name, value in checkpoint.items() if name not in ("args", "segments")}

@@ -69,7 +69,7 @@ def test_tasks_of_other_packages_train(env_id, tmp_path, capsys):
     run = sac_flow_g.main(sac_flow_g.Args(**small(env_id=env_id, hidden_dim=32, run_dir=str(tmp_path), **flags)))
     printed = capsys.readouterr().out
     space = sac_flow_g.make_env(sac_flow_g.Args(env_id=env_id)).observation_space
-    buffer = sac_flow_g.load_checkpoint(run)["segments"][-1][1]
+    buffer = sac_flow_g.load_checkpoint(run)["counters"][0]
     assert f"{env_id}: observations are flattened in the order " in printed
     assert buffer == 1000 and len(space.shape) == 1
     assert [step for step, _ in scalars(run)["eval/episodic_return"]] == [1000]

@@ -429,8 +429,9 @@ def main(args: Args) -> str:
         position = env.reset(seed=episode_seed(args.seed, episode))[0], 0.0, False
     obs, episode_return, ended = position
     path, writer = start_run(args, device, start)
-    replay = open(f"{path}/replay.bin", "ab")  # every transition; a checkpoint knows their number and checksum
-    replay.truncate(4 * buffer.rows.shape[1] * start)  # what a crash has left behind them
+    # Every transition, one after the other: a checkpoint has their number and checksum; what is behind them is cut off.
+    replay = open(f"{path}/replay.bin", "ab")  # noqa: SIM115
+    replay.truncate(4 * buffer.rows.shape[1] * start)
 
     def save(finished=False):
         finite(step, metrics | {name: total(part) for name, part in parts.items() if name != "temperature"})
@@ -761,33 +762,28 @@ def save_checkpoint(run: str, state: dict, replay: io.BufferedWriter):
 
 def load_checkpoint(run: str) -> dict:
     """The state that `save_checkpoint` was given; nothing in the file can execute."""
-    path, problem = f"{run}/checkpoint.pt", ""
+    path, subject = f"{run}/checkpoint.pt", f"--resume {run}: checkpoint.pt is"
     try:
-        problem = "damaged, its checksum differs" if zipfile.ZipFile(path).testzip() else ""
-        state = {} if problem else torch.load(path, map_location="cpu", weights_only=True)
-        version = "of another version of the script; resume it with that version"
-        if not problem and state.get("format") != FORMAT:
-            problem = version
-        elif not problem and state["script"] != os.path.basename(__file__):
-            problem = f"written by {state['script']}; resume it with that script"
-        elif not problem and state["args"].keys() != asdict(Args()).keys():
-            problem = version
+        if zipfile.ZipFile(path).testzip():
+            raise ValueError("a checksum differs")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        script, version = state["script"], (state.get("format"), state["args"].keys())
     except Exception as error:  # whatever a missing, damaged or foreign file makes the readers raise
-        problem = f"missing, damaged or foreign ({error})"
-    require(not problem, f"--resume {run}: checkpoint.pt is {problem}")
+        require(False, f"{subject} missing, damaged or foreign ({error})")
+    require(script == os.path.basename(__file__), f"{subject} written by {script}; resume it with that script")
+    require(version == (FORMAT, asdict(Args()).keys()), f"{subject} of another version; resume it with that version")
     return state
 
 
 def restore(run: str, checkpoint: dict, parts: dict, buffer: ReplayBuffer, generator: torch.Generator):
     """Put the networks and optimizers back, the generator, and the transitions that the buffer held."""
-    same = len(checkpoint["generator"]) == len(generator.get_state())
-    require(same, f"--resume {run}: of a run on another kind of device; resume it there")
-    generator.set_state(checkpoint["generator"])
     try:
+        generator.set_state(checkpoint["generator"])
         for name, part in parts.items():
             part.load_state_dict(checkpoint[name])
-    except Exception as error:  # other networks under the same flags
-        require(False, f"--resume {run}: checkpoint.pt is of another version of the script or the task ({error})")
+    except Exception as error:  # other networks under the same flags, or a GPU's random numbers
+        kinds = "another version of the script or the task, or of another kind of device"
+        require(False, f"--resume {run}: checkpoint.pt is of {kinds} ({error})")
     buffer.count, buffer.crc = checkpoint["counters"][0], checkpoint["crc"]
     capacity, width = buffer.rows.shape
     stored = np.empty((0, width), np.float32)

@@ -441,7 +441,9 @@ def main(args: Args) -> str:
         state |= {"counters": (step, episode, episode_start, last_return, metrics, finished), "crc": buffer.crc}
         save_checkpoint(path, state, replay)
 
-    progress, clock, clock_step = progress_bar(start, args), time.perf_counter(), start
+    bar = {"desc": "random actions", "leave": False, "disable": None}  # None: shown on a terminal alone
+    progress = tqdm(total=args.total_timesteps, initial=start, miniters=1, **bar)  # 1: its rate is that of the moment
+    clock, clock_step = time.perf_counter(), start
     for step in range(start, args.total_timesteps + 1):  # as many steps have been taken
         # Evaluate, and write a checkpoint. What follows about this step is written again by a run that resumes here.
         paused, returns = time.perf_counter(), None
@@ -482,6 +484,8 @@ def main(args: Args) -> str:
             break
 
         # Act: uniformly at first, as the literature does. A GPU learns while the environment steps.
+        if step == max(start, args.learning_starts):
+            progress.set_description("training")
         if step < args.learning_starts:
             action = into_box(box.sample(), box)
         else:
@@ -492,9 +496,6 @@ def main(args: Args) -> str:
         replay.write(buffer.add(**transition))  # terminated, not truncated
         obs, episode_return, ended = next_obs, episode_return + float(reward), terminated or truncated
         progress.update()
-        if step + 1 == args.learning_starts:
-            progress.close()
-            progress = progress_bar(step + 1, args)
     for opened in (progress, writer, replay, env, *eval_envs):
         opened.close()
     if stopping:
@@ -719,12 +720,6 @@ def stop(number: int, _):
             os.write(1, b"stopping at the next step; the same signal again ends the run without a checkpoint\n")
     elif time.monotonic() - STOP[1] > 1:
         os._exit(128 + number)
-
-
-def progress_bar(step: int, args: Args) -> tqdm:
-    """The bar of a phase: its rate, and thus the remaining time, count from the phase's first step."""
-    phase = "training" if step >= args.learning_starts else "random actions"
-    return tqdm(total=args.total_timesteps, initial=step, desc=phase, leave=False, disable=not sys.stderr.isatty())
 
 
 def due(step: int, frequency: int, last: int) -> bool:

@@ -434,7 +434,7 @@ def main(args: Args) -> str:
     replay.truncate(4 * buffer.rows.shape[1] * start)
 
     def save(finished=False):
-        finite(step, metrics | {name: total(part) for name, part in parts.items() if name != "temperature"})
+        require_finite(step, metrics | {name: total(part) for name, part in parts.items() if name != "temperature"})
         writer.flush()
         state = {name: part.state_dict() for name, part in parts.items()} | {"args": asdict(args)}
         state |= {"generator": generator.get_state(), "box": box.np_random.bit_generator.state}
@@ -473,7 +473,8 @@ def main(args: Args) -> str:
                 own = torch.Generator(device).manual_seed(step)  # logging must not move the training's random numbers
                 batch, noise = buffer.sample(args.batch_size, own), actor.draw_noise(args.batch_size, own)
                 metrics |= path_statistics(actor_view, critic_view, batch["obs"], noise, log_alpha.detach().exp())
-            for tag, value in finite(step, metrics).items():
+            require_finite(step, metrics)
+            for tag, value in metrics.items():
                 writer.add_scalar(tag, value, step)
             if step > clock_step:
                 writer.add_scalar("charts/SPS", (step - clock_step) / (time.perf_counter() - clock), step)
@@ -666,8 +667,7 @@ class ReplayBuffer:
         run where one is not finite."""
         row = np.concatenate([np.atleast_1d(transition[name]) for name in self.widths], dtype=np.float32)
         if not np.isfinite(row).all():
-            bad = [name for name, value in transition.items() if not np.isfinite(np.float32(value)).all()]
-            raise SystemExit(f"error: step {self.count + 1}: {', '.join(bad)} not finite; the last checkpoint stays")
+            require_finite(self.count + 1, self.split(torch.from_numpy(row[None])))
         self.rows[self.count % len(self.rows)] = torch.from_numpy(row)
         self.count, self.crc = self.count + 1, zlib.crc32(row, self.crc)
         return row
@@ -727,19 +727,17 @@ def due(step: int, frequency: int, last: int) -> bool:
     return step == last or (step > 0 and frequency > 0 and step % frequency == 0)
 
 
-def finite(step: int, metrics: dict[str, torch.Tensor]) -> dict[str, float]:
-    """The metrics as numbers; ends the run before one that is not finite reaches a checkpoint."""
-    numbers = {tag: value.item() for tag, value in metrics.items()}
-    bad = [tag for tag, number in numbers.items() if not math.isfinite(number)]
-    if bad:
-        raise SystemExit(f"error: step {step}: {', '.join(bad)} not finite; the last checkpoint stays")
-    return numbers
-
-
 def total(part: nn.Module | torch.optim.Optimizer) -> torch.Tensor:
     """The sum of all weights, or of all that Adam remembers, which is finite only where they are."""
     tables = [dict(part.named_parameters())] if isinstance(part, nn.Module) else part.state.values()
     return sum((tensor.detach().sum() for table in tables for tensor in table.values()), torch.zeros(()))
+
+
+def require_finite(step: int, values: dict[str, torch.Tensor]):
+    """Ends the run before a number that is not finite is stored or reaches a checkpoint."""
+    bad = [name for name, value in values.items() if not value.isfinite().all()]
+    if bad:
+        raise SystemExit(f"error: step {step}: {', '.join(bad)} not finite; the last checkpoint stays")
 
 
 def save_checkpoint(run: str, state: dict, replay: io.BufferedWriter):

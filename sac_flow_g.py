@@ -341,8 +341,7 @@ def main(args: Args) -> str:
     """Train, or go on with a run; returns the run's folder."""
     device = prepare(args)
     checkpoint = load_checkpoint(args.resume) if args.resume else None
-    env = make_env(args)
-    introduce(env, args)
+    env = make_env(args, introduce=True)
     films = [args.capture_video] + [False] * (args.eval_episodes - 1) if args.eval_frequency else []
     eval_envs = [make_env(args, film) for film in films]
     obs_dim, box = env.observation_space.shape[0], env.action_space
@@ -571,18 +570,22 @@ def has_compiler(device: torch.device) -> bool:
     return os.path.exists(sysconfig.get_path("include") + "/Python.h") and any(map(shutil.which, names))
 
 
-def make_env(args: Args, film: bool = False) -> gym.Env:
+def make_env(args: Args, film: bool = False, introduce: bool = False) -> gym.Env:
     """One environment, tried for a step in place of Gymnasium's checks, whose observations are flat float32 copies:
-    some tasks change one array in place. The caller resets it, so that no stored step can cross an episode's end."""
+    some tasks change one array in place. The caller resets it, so that no stored step can cross an episode's end.
+    introduce: say what was done to the task so that it fits."""
     flag = "--capture-video" if film else f"--env-id {args.env_id}"
     remedy = "choose a task that renders rgb_array; without a display set MUJOCO_GL=egl" if film else "choose another"
     warnings.simplefilter("ignore", DeprecationWarning)  # the literature's tasks are v4
     warnings.filterwarnings("ignore", ".*(GLFW|DISPLAY|render_modes|precision|overflow).*")  # our errors say it
     try:
         env = gym.make(args.env_id, disable_env_checker=True, **({"render_mode": "rgb_array"} if film else {}))
+        changes = []
         if isinstance(env.observation_space, gym.spaces.Dict):
-            env = gym.wrappers.FlattenObservation(env)  # in the order of the space's keys
+            changes.append(f"observations are flattened in the order {', '.join(env.observation_space)}")
+            env = gym.wrappers.FlattenObservation(env)
         if env.spec.max_episode_steps is None:
+            changes.append(f"no step limit of its own, an episode is truncated after {LONGEST_EPISODE} steps")
             env = gym.wrappers.TimeLimit(env, LONGEST_EPISODE)
         box, space = env.action_space, env.observation_space
         fits = isinstance(box, gym.spaces.Box) and len(box.shape) == 1 and box.dtype.kind == "f"
@@ -603,17 +606,9 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
         sys.unraisablehook = lambda _: None  # a half-made renderer complains when it is deleted
         require(False, f"{flag}: {str(error) or repr(error)}; {remedy}")
     args.env_id = "".join(args.env_id.rpartition(":")[:2]) + env.unwrapped.spec.id  # with its version
+    for change in changes if introduce else ():
+        print(f"{args.env_id}: {change}")
     return env
-
-
-def introduce(env: gym.Env, args: Args):
-    """Say what was done to a task so that it fits."""
-    if env.spec.max_episode_steps == LONGEST_EPISODE:
-        print(f"{args.env_id} has no step limit: an episode is truncated after {LONGEST_EPISODE} steps")
-    while env is not env.unwrapped and not isinstance(env.observation_space, gym.spaces.Dict):
-        env = env.env
-    if isinstance(env.observation_space, gym.spaces.Dict):
-        print(f"{args.env_id}: observations are flattened in the order {', '.join(env.observation_space)}")
 
 
 def into_box(action: np.ndarray, box: gym.spaces.Box) -> np.ndarray:

@@ -413,7 +413,7 @@ def main(args: Args) -> str:
         act_fn(torch.zeros(1, obs_dim, device=device), torch.zeros(actor.noise_factors, 1, box.shape[0], device=device))
         print(f"compiled in {time.perf_counter() - began:.0f} s", flush=True)
 
-    # A checkpoint is these parts, the generators, the counters, and the replay buffer in a file of its own.
+    # What a checkpoint holds of networks and optimizers.
     parts = {"actor": actor, "critic": critic, "temperature": temperature, "actor_optimizer": actor_optimizer}
     parts |= {"critic_optimizer": critic_optimizer, "alpha_optimizer": alpha_optimizer, "average": average}
     parts |= {} if target_critic is None else {"target_critic": target_critic}
@@ -432,41 +432,15 @@ def main(args: Args) -> str:
     replay = open(f"{path}/replay.bin", "ab")  # noqa: SIM115
     replay.truncate(4 * buffer.rows.shape[1] * start)
 
-    def save(finished=False):
-        require_finite(step, metrics | {name: total(part) for name, part in parts.items() if name != "temperature"})
-        writer.flush()
-        state = {name: part.state_dict() for name, part in parts.items()} | {"args": asdict(args)}
-        state |= {"generator": generator.get_state(), "box": box.np_random.bit_generator.state}
-        state |= {"counters": (step, episode, episode_start, last_return, metrics, finished), "crc": buffer.crc}
-        save_checkpoint(path, state, replay)
-
     bar = {"desc": "random actions", "leave": False, "disable": None}  # None: shown on a terminal alone
     progress = tqdm(total=args.total_timesteps, initial=start, miniters=1, **bar)  # 1: its rate is that of the moment
     clock, clock_step = time.perf_counter(), start
     for step in range(start, args.total_timesteps + 1):  # as many steps have been taken
-        # Evaluate, and write a checkpoint. What follows about this step is written again by a run that resumes here.
-        paused, returns = time.perf_counter(), None
-        if eval_envs and due(step, args.eval_frequency, args.total_timesteps):
-            film = f"{path}/videos/step-{step}.mp4" if args.capture_video else None
-            returns = evaluate(average, eval_envs, 10_000 + args.seed, device, film)
-        stopping = bool(STOP)  # asked once: a signal behind this line ends the next step, with its checkpoint
-        if stopping or due(step, args.checkpoint_frequency, args.total_timesteps):
-            save()
-        if stopping:
-            break
-        clock += time.perf_counter() - paused  # steps/s is of training alone
-
-        # Log, and read from the device, which waits.
+        # Log, and read from the device, which waits. A run that resumes here writes once more what is about this step.
         if ended:
             writer.add_scalar("charts/episodic_return", episode_return, step)
             writer.add_scalar("charts/episodic_length", step - episode_start, step)
-            last_return, episode_return, episode, episode_start = episode_return, 0.0, episode + 1, step
-            obs, _ = env.reset(seed=episode_seed(args.seed, episode))
-        if returns is not None:
-            writer.add_scalar("eval/episodic_return", returns.mean(), step)
-            writer.add_scalar("eval/episodic_return_std", returns.std(), step)
-            scores = f"eval return {returns.mean():.1f} +- {returns.std():.1f}  train return {last_return:.1f}"
-            tqdm.write(f"step {step}/{args.total_timesteps}  {scores}")
+            last_return = episode_return
         if due(step, args.log_frequency, args.total_timesteps):
             if metrics:
                 own = torch.Generator(device).manual_seed(step)  # logging must not move the training's random numbers
@@ -479,11 +453,35 @@ def main(args: Args) -> str:
                 writer.add_scalar("charts/SPS", (step - clock_step) / (time.perf_counter() - clock), step)
             progress.set_postfix(episodic_return=f"{last_return:.1f}", refresh=False)
             clock, clock_step = time.perf_counter(), step
-        if step == args.total_timesteps:
-            save(finished=True)
+
+        # Evaluate.
+        if eval_envs and due(step, args.eval_frequency, args.total_timesteps):
+            began = time.perf_counter()
+            film = f"{path}/videos/step-{step}.mp4" if args.capture_video else None
+            returns = evaluate(average, eval_envs, 10_000 + args.seed, device, film)
+            if not STOP:  # which cuts it short: a run that resumes here evaluates once more
+                writer.add_scalar("eval/episodic_return", returns.mean(), step)
+                writer.add_scalar("eval/episodic_return_std", returns.std(), step)
+                scores = f"eval return {returns.mean():.1f} +- {returns.std():.1f}  train return {last_return:.1f}"
+                tqdm.write(f"step {step}/{args.total_timesteps}  {scores}")
+            clock += time.perf_counter() - began  # steps/s leaves it out
+
+        # Write a checkpoint: the parts, the generators, the counters; the transitions are in replay.bin.
+        stopping, last = bool(STOP), step == args.total_timesteps  # a signal behind this line ends the next step
+        if stopping or due(step, args.checkpoint_frequency, args.total_timesteps):
+            require_finite(step, metrics | {name: total(part) for name, part in parts.items() if name != "temperature"})
+            writer.flush()
+            state = {name: part.state_dict() for name, part in parts.items()} | {"args": asdict(args)}
+            state |= {"generator": generator.get_state(), "box": box.np_random.bit_generator.state}
+            state["counters"] = step, episode, episode_start, last_return, metrics, last and not stopping
+            save_checkpoint(path, state | {"crc": buffer.crc}, replay)
+        if stopping or last:
             break
 
         # Act: uniformly at first, as the literature does. A GPU learns while the environment steps.
+        if ended:
+            episode, episode_start, episode_return = episode + 1, step, 0.0
+            obs, _ = env.reset(seed=episode_seed(args.seed, episode))
         if step == max(start, args.learning_starts):
             progress.set_description("training")
         if step < args.learning_starts:

@@ -420,12 +420,12 @@ def main(args: Args) -> str:
     parts = {"actor": actor, "critic": critic, "temperature": temperature, "actor_optimizer": actor_optimizer}
     parts |= {"critic_optimizer": critic_optimizer, "alpha_optimizer": alpha_optimizer, "average": average}
     parts |= {} if target_critic is None else {"target_critic": target_critic}
-    start, episode, episode_start, last_return, metrics = 0, 0, 0, math.nan, {}
+    start, episode, episode_start, last_return, metrics, rows = 0, 0, 0, math.nan, {}, buffer.rows[:0].cpu()
     if checkpoint:
-        restore(args.resume, checkpoint, parts, buffer, generator)
+        rows = restore(args.resume, checkpoint, parts, buffer, generator)
         start, episode, episode_start, last_return, metrics, _ = checkpoint["counters"]
         box.np_random.bit_generator.state = checkpoint["box"]
-    position = replay_episode(env, buffer, episode_start, episode_seed(args.seed, episode))  # or the first reset
+    position = replay_episode(env, buffer.split(rows), episode_seed(args.seed, episode))  # or the first reset
     if position is None:
         episode, episode_start = episode + 1, start
         position = env.reset(seed=episode_seed(args.seed, episode))[0], 0.0, False
@@ -475,9 +475,9 @@ def main(args: Args) -> str:
             require_finite(step, metrics | {name: total(part) for name, part in parts.items() if name != "temperature"})
             writer.flush()
             state = {name: part.state_dict() for name, part in parts.items()} | {"args": asdict(args)}
-            state |= {"generator": generator.get_state(), "box": box.np_random.bit_generator.state}
+            state |= {"generator": generator.get_state(), "box": box.np_random.bit_generator.state, "crc": buffer.crc}
             state["counters"] = step, episode, episode_start, last_return, metrics, last and not stopping
-            save_checkpoint(path, state | {"crc": buffer.crc}, replay)
+            save_checkpoint(path, state, replay)
         if stopping or last:
             break
 
@@ -614,15 +614,11 @@ def episode_seed(seed: int, episode: int) -> int:
     return int(np.random.SeedSequence((seed, episode)).generate_state(1)[0])
 
 
-def replay_episode(env: gym.Env, buffer, start: int, seed: int) -> tuple[np.ndarray, float, bool] | None:
-    """Take env to where the run stands, by its actions since step `start` once more: observation, return so far, and
-    whether it ended. None where what comes differs from what is stored, or the buffer does not reach back to start."""
-    if buffer.count - start > len(buffer.rows):
-        print(f"{env.spec.id}: an episode longer than --buffer-size: a new one begins")
-        return None
-    rows = buffer.split(buffer.rows[torch.arange(start, buffer.count) % len(buffer.rows)])
+def replay_episode(env: gym.Env, rows: dict[str, torch.Tensor], seed: int) -> tuple[np.ndarray, float, bool] | None:
+    """Take env to where the run stands, by the actions of an episode's transitions once more: observation, return so
+    far, and whether it ended. None where what comes differs from what is stored."""
     (obs, _), episode_return, ended = env.reset(seed=seed), 0.0, False
-    columns = [rows[name].cpu().numpy() for name in ("obs", "action", "reward", "next_obs")]
+    columns = [rows[name].numpy() for name in ("obs", "action", "reward", "next_obs")]
     for before, action, paid, after in zip(*columns, strict=True):
         repeats = np.array_equal(obs, before)
         obs, reward, terminated, truncated, _ = env.step(action)
@@ -752,8 +748,9 @@ def load_checkpoint(run: str) -> dict:
     return state
 
 
-def restore(run: str, checkpoint: dict, parts: dict, buffer: ReplayBuffer, generator: torch.Generator):
-    """Put the networks and optimizers back, the generator, and the transitions that the buffer held."""
+def restore(run: str, checkpoint: dict, parts: dict, buffer: ReplayBuffer, generator: torch.Generator) -> torch.Tensor:
+    """Put the networks and optimizers back, the generator, and the transitions that the buffer held; returns the rows
+    of the episode in progress."""
     try:
         generator.set_state(checkpoint["generator"])
         for name, part in parts.items():
@@ -770,6 +767,7 @@ def restore(run: str, checkpoint: dict, parts: dict, buffer: ReplayBuffer, gener
     require(intact, f"--resume {run}: replay.bin is missing or damaged; start a new run")
     rows = torch.from_numpy(stored[-capacity:])
     buffer.rows[torch.arange(buffer.count - len(rows), buffer.count) % capacity] = rows.to(buffer.rows.device)
+    return torch.from_numpy(np.array(stored[checkpoint["counters"][2] :]))
 
 
 def start_run(args: Args, device: torch.device, step: int) -> tuple[str, SummaryWriter]:

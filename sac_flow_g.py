@@ -425,11 +425,7 @@ def main(args: Args) -> str:
         rows = restore(args.resume, checkpoint, parts, buffer, generator)
         start, episode, episode_start, last_return, metrics, _ = checkpoint["counters"]
         box.np_random.bit_generator.state = checkpoint["box"]
-    position = replay_episode(env, buffer.split(rows), episode_seed(args.seed, episode))  # or the first reset
-    if position is None:
-        episode, episode_start = episode + 1, start
-        position = env.reset(seed=episode_seed(args.seed, episode))[0], 0.0, False
-    obs, episode_return, ended = position
+    obs, episode_return, ended = replay_episode(env, buffer.split(rows), episode_seed(args.seed, episode))
     path, writer = start_run(args, device, start)
     # Every transition, one after the other: a checkpoint has their number and checksum; what is behind them is cut off.
     replay = open(f"{path}/replay.bin", "ab")  # noqa: SIM115
@@ -482,7 +478,7 @@ def main(args: Args) -> str:
             break
 
         # Act: uniformly at first, as the literature does. A GPU learns while the environment steps.
-        if ended:
+        if ended or obs is None:
             episode, episode_start, episode_return = episode + 1, step, 0.0
             obs, _ = env.reset(seed=episode_seed(args.seed, episode))
         if step == max(start, args.learning_starts):
@@ -614,9 +610,9 @@ def episode_seed(seed: int, episode: int) -> int:
     return int(np.random.SeedSequence((seed, episode)).generate_state(1)[0])
 
 
-def replay_episode(env: gym.Env, rows: dict[str, torch.Tensor], seed: int) -> tuple[np.ndarray, float, bool] | None:
-    """Take env to where the run stands, by the actions of an episode's transitions once more: observation, return so
-    far, and whether it ended. None where what comes differs from what is stored."""
+def replay_episode(env: gym.Env, rows: dict[str, torch.Tensor], seed: int) -> tuple[np.ndarray | None, float, bool]:
+    """Reset env and take it to where the run stands, by its episode's actions once more: observation, return so far,
+    and whether it ended. The observation is None where what comes differs from what is stored."""
     (obs, _), episode_return, ended = env.reset(seed=seed), 0.0, False
     columns = [rows[name].numpy() for name in ("obs", "action", "reward", "next_obs")]
     for before, action, paid, after in zip(*columns, strict=True):
@@ -624,7 +620,7 @@ def replay_episode(env: gym.Env, rows: dict[str, torch.Tensor], seed: int) -> tu
         obs, reward, terminated, truncated, _ = env.step(action)
         if not repeats or np.float32(reward) != paid or not np.array_equal(obs, after):
             print(f"{env.spec.id} did not repeat its episode: a new one begins")
-            return None
+            return None, 0.0, False
         episode_return, ended = episode_return + float(reward), terminated or truncated
     return obs, episode_return, ended
 

@@ -524,13 +524,13 @@ def prepare(args: Args) -> torch.device:
     """Refuse flags that cannot work, naming flag and remedy, and set PyTorch up; returns the device."""
     limits = dict.fromkeys(("seed", "learning_starts", "eval_frequency", "checkpoint_frequency"), (0, 2**62))
     limits |= dict.fromkeys(("gamma", "tau", "policy_lr", "q_lr", "alpha_lr", "actor_ema"), (0, 1))
-    limits |= {"adam_beta1": (0, 0.999), "alpha": (0, 1e6), "target_entropy": (-1e6, 1e6)}
-    limits |= dict.fromkeys(("log_std_min", "log_std_max"), (-20, 10))
+    limits |= {"adam_beta1": (0, 0.999), "alpha": (0, 1e6), "log_std_min": (-20, 10), "log_std_max": (-20, 10)}
     for field in fields(args):
         value, flag = getattr(args, field.name), "--" + field.name.replace("_", "-")
-        widest = 2**14 if field.name.endswith(("_dim", "_model", "_layers")) else 2**62
-        low, high = limits.get(field.name, (1, widest))
         if field.type in (int, float):
+            width = field.name.endswith(("_dim", "_model", "_layers"))
+            usual = {int: (1, 2**14 if width else 2**62), float: (-1e6, 1e6)}
+            low, high = limits.get(field.name, usual[field.type])
             require(low <= value <= high, f"{flag} {value}: choose a number from {low} to {high}")
     devices = ["cpu"] + ["mps"] * torch.backends.mps.is_available() + ["cuda"] * torch.cuda.is_available()
     device = {"auto": "cuda" if "cuda" in devices else "cpu"}.get(args.device, args.device)

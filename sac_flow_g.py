@@ -237,7 +237,8 @@ class BatchRenorm(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        fuse = torch.compiler.is_compiling()  # op by op var_mean takes 30 times as long as PyTorch's own statistics
+        # Op by op var_mean takes 30 times as long as PyTorch's own statistics, which MPS does not have.
+        fuse = torch.compiler.is_compiling() or x.device.type == "mps"
         if fuse:
             var, mean = torch.var_mean(x, dim=0, correction=0)
         else:
@@ -457,7 +458,7 @@ def main(args: Args) -> str:
         if eval_envs and due(step, args.eval_frequency, args.total_timesteps):
             began = time.perf_counter()
             film = f"{path}/videos/step-{step}.mp4" if args.capture_video else None
-            returns = evaluate(average, eval_envs, 10_000 + args.seed, device, film)
+            returns = evaluate(average, eval_envs, episode_seed(args.seed, 10**9), device, film)
             if not STOP:  # which cuts it short: a run that resumes here evaluates once more
                 writer.add_scalar("eval/episodic_return", returns.mean(), step)
                 writer.add_scalar("eval/episodic_return_std", returns.std(), step)

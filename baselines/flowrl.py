@@ -329,16 +329,17 @@ def main(args: Args) -> str:
         writer.flush()
         state = {name: part.state_dict() for name, part in parts.items()} | {"args": asdict(args)}
         state |= {"generator": generator.get_state(), "box": box.np_random.bit_generator.state}
-        state["counters"] = step, episode, episode_start, last_return, metrics, finished
+        state["counters"] = *counters, metrics, finished
         save_checkpoint(path, state, buffer)
 
     progress, clock, clock_step = progress_bar(start, args), time.perf_counter(), start
     for step in range(start, args.total_timesteps + 1):  # as many steps have been taken
         # Evaluate, and write a checkpoint. What follows about this step is written again by a run that resumes here.
+        counters = step, episode, episode_start, last_return
         paused, returns = time.perf_counter(), None
         if eval_envs and due(step, args.eval_frequency, args.total_timesteps):
             film = f"{path}/videos/step-{step}.mp4" if args.capture_video else None
-            returns = evaluate(actor_view, eval_envs, 10_000 + args.seed, device, film)
+            returns = evaluate(actor_view, eval_envs, episode_seed(args.seed, 10**9), device, film)
         stopping = bool(STOP)  # asked once: a signal behind this line ends the next step, with its checkpoint
         if stopping or due(step, args.checkpoint_frequency, args.total_timesteps):
             save()

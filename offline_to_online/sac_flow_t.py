@@ -440,13 +440,14 @@ def main(args: Args) -> str:
         state = {name: part.state_dict() for name, part in parts.items()} | {"args": asdict(args)}
         state |= {"generator": generator.get_state(), "data": buffer.fingerprint, "device": device.type}
         state |= {"queue": torch.as_tensor(np.array(queue)), "made_from": getattr(env.unwrapped, "made_from", None)}
-        state["counters"] = step, episode, episode_start, success, metrics, finished
+        state["counters"] = *counters, metrics, finished
         save_checkpoint(path, state, buffer)
 
     obs, episode_return, ended = None, 0.0, False
     progress, clock, clock_step = progress_bar(start, args), time.perf_counter(), start
     for step in range(start, last_step + 1):  # as many steps have been taken
         # Evaluate, and write a checkpoint. What follows about this step is written again by a run that resumes here.
+        counters = step, episode, episode_start, success
         paused, scores, phase_ends = time.perf_counter(), {}, step == args.offline_steps
         if args.eval_frequency and (phase_ends or due(step, args.eval_frequency, last_step)):
             film = f"{path}/videos/step-{step}.mp4" if args.capture_video else None

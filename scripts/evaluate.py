@@ -133,7 +133,7 @@ def run_policy(module, state: dict, args: Args, bar: tqdm) -> tuple[int, dict]:
         scores = module.evaluate(actor, envs[0], flags, device, film)
         scores = {name: scores[name] for name in ("success", "episodic_length")}
     else:
-        seed = 10_000 + flags.seed if args.seed is None else args.seed
+        seed = module.episode_seed(flags.seed, 10**9) if args.seed is None else args.seed
         envs = [module.make_env(flags, bool(film) and i == 0) for i in range(args.episodes)]
         envs = [Counted(env, bar, returns) for env in envs]
         actor = make_actor(module, state, device, envs[0].observation_space.shape[0], envs[0].action_space, flags)

@@ -573,14 +573,17 @@ def test_without_a_frequency_checkpoints_are_the_end_s_and_the_signal_s(start, f
     assert step_of(stopped.path) == STEPS
 
 
-def test_a_finished_run_goes_on_to_a_raised_total_only(start, undisturbed):
-    first = start(total_timesteps=80)
+@pytest.mark.parametrize("flags", [{"total_timesteps": 80}, {"total_timesteps": 78, "env_id": "Timer-v0"}])
+def test_a_finished_run_goes_on_to_a_raised_total_only(start, undisturbed, flags):
+    """In the middle of an episode, and at an episode's end, whose return must be written again."""
+    first = start(**flags)
     before = contents(first.path)
     again = start(resume=first.path)
     assert one_line_error(again) == "error: --resume: finished; raise --total-timesteps\n"
     assert contents(first.path) == before
     assert start(resume=first.path, total_timesteps=STEPS).code == 0
-    assert not difference(end_of(first.path), undisturbed()), "what only a last step writes is dropped again"
+    whole = undisturbed(**flags | {"total_timesteps": STEPS})
+    assert not difference(end_of(first.path), whole), "what only a last step writes is dropped again"
 
 
 @pytest.fixture

@@ -352,7 +352,7 @@ def test_target_networks_with_one_layer_in_the_decisions_log(drawn, monkeypatch)
     differences = f"{end.text('+.0f')}, over training {training.text('+.0f')}"
     shown = f"{here:.0f} with target networks against {before:.0f}, {differences}"
     assert step == 60000 and f"Flow-G with one layer has {shown}" in log
-    assert "which Holm's correction over these two and the 86 above does not leave" in log
+    assert "which is not significant after Holm's correction over 88" in log
     assert min(end.p, training.p) * 88 > 0.05 and "p after Holm's correction over these 86" in drawn[1]
 
 

@@ -430,10 +430,10 @@ def main(args: Args) -> str:
     path, writer = start_run(args, device, start)
     # Every transition, one after the other: a checkpoint has their number and checksum; what is behind them is cut off.
     replay = open(f"{path}/replay.bin", "ab")  # noqa: SIM115
-    replay.truncate(4 * buffer.rows.shape[1] * start)
+    replay.truncate(4 * buffer.rows.shape[1] * buffer.count)
 
-    bar = {"desc": "random actions", "leave": False, "disable": None}  # None: shown on a terminal alone
-    progress = tqdm(total=args.total_timesteps, initial=start, miniters=1, **bar)  # 1: its rate is that of the moment
+    # With miniters=1 its rate, and thus the remaining time, is that of the moment; disable=None: on a terminal alone.
+    progress = tqdm(total=args.total_timesteps, initial=start, miniters=1, disable=None, leave=False)
     clock, clock_step = time.perf_counter(), start
     for step in range(start, args.total_timesteps + 1):  # as many steps have been taken
         # Log, and read from the device, which waits. A run that resumes here writes once more what is about this step.
@@ -482,8 +482,6 @@ def main(args: Args) -> str:
         if ended or obs is None:
             episode, episode_start, episode_return = episode + 1, step, 0.0
             obs, _ = env.reset(seed=episode_seed(args.seed, episode))
-        if step == max(start, args.learning_starts):
-            progress.set_description("training")
         if step < args.learning_starts:
             action = into_box(box.sample(), box)
         else:
@@ -493,6 +491,7 @@ def main(args: Args) -> str:
         transition = {"obs": obs, "action": action, "reward": reward, "next_obs": next_obs, "terminated": terminated}
         replay.write(buffer.add(**transition))  # terminated, not truncated
         obs, episode_return, ended = next_obs, episode_return + float(reward), terminated or truncated
+        progress.set_description("training" if step >= args.learning_starts else "random actions", refresh=False)
         progress.update()
     for opened in (progress, writer, replay, env, *eval_envs):
         opened.close()

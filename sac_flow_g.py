@@ -24,6 +24,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 import warnings
@@ -362,7 +363,10 @@ def main(args: Args) -> str:
     critic_optimizer = torch.optim.Adam(critic.parameters(), lr=args.q_lr, **adam)
     alpha_optimizer = torch.optim.Adam(temperature.parameters(), lr=args.alpha_lr, **adam)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.bf16)
-    critic_loss_fn, actor_loss_fn, act_fn = functions = critic_loss, actor_loss, actor_view.act
+    functions = critic_loss, actor_loss, actor_view.act
+    if args.compile:
+        functions = [torch.compile(function, dynamic=False, options=NO_GUARDS) for function in functions]
+    critic_loss_fn, actor_loss_fn, act_fn = functions
 
     def act(obs: np.ndarray) -> np.ndarray:
         obs_tensor = torch.as_tensor(obs, device=device)[None]
@@ -397,25 +401,18 @@ def main(args: Args) -> str:
         return metrics
 
     if args.compile:
-        # On zeros, before the loop: the losses are pure and leave no trace, and Ctrl-C has nothing to lose.
+        # Compile on zeros, before the loop: the losses are pure and leave no trace, and Ctrl-C has nothing to lose.
         began = time.perf_counter()
         print("compiling, a minute or two at first, seconds from the cache", flush=True)
         batch = buffer.split(torch.zeros(args.batch_size, buffer.rows.shape[1], device=device))
-        noises = [torch.zeros(actor.noise_factors, n, box.shape[0], device=device) for n in (args.batch_size, 1)]
-        alpha = log_alpha.detach().exp()
-        try:
-            options = {"dynamic": False, "options": NO_GUARDS}
-            critic_loss_fn, actor_loss_fn, act_fn = (torch.compile(function, **options) for function in functions)
-            with autocast:
-                loss, _ = critic_loss_fn(critic, target_critic, actor_view, batch, noises[0], alpha, args.gamma)
-                other, _ = actor_loss_fn(actor, critic_view, batch["obs"], noises[0], alpha)
-            (loss + other).backward()
-            act_fn(torch.zeros(1, obs_dim, device=device), noises[1])
-            print(f"compiled in {time.perf_counter() - began:.0f} s", flush=True)
-        except RuntimeError as error:  # a CPU needs a C++ compiler for it, a GPU one of C, and both Python.h
-            critic_loss_fn, actor_loss_fn, act_fn = functions
-            print(f"running without torch.compile, slower: {str(error).splitlines()[0]}", flush=True)
-            args.compile = False
+        noise = torch.zeros(actor.noise_factors, args.batch_size, box.shape[0], device=device)
+        with autocast:
+            alpha = log_alpha.detach().exp()
+            loss, _ = critic_loss_fn(critic, target_critic, actor_view, batch, noise, alpha, args.gamma)
+            other, _ = actor_loss_fn(actor, critic_view, batch["obs"], noise, alpha)
+        (loss + other).backward()
+        act_fn(torch.zeros(1, obs_dim, device=device), torch.zeros(actor.noise_factors, 1, box.shape[0], device=device))
+        print(f"compiled in {time.perf_counter() - began:.0f} s", flush=True)
 
     # What a checkpoint holds of networks and optimizers.
     parts = {"actor": actor, "critic": critic, "temperature": temperature, "actor_optimizer": actor_optimizer}
@@ -546,6 +543,9 @@ def prepare(args: Args) -> torch.device:
         ("capture_video", not args.capture_video or importlib.util.find_spec("imageio_ffmpeg"), "needs imageio-ffmpeg"),
     ):
         require(fine, f"--{flag.replace('_', '-')} {getattr(args, flag)}: {remedy}")
+    if args.compile and not has_compiler(torch.device(device)):
+        print("no compiler or no Python.h found: running without torch.compile, slower")
+        args.compile = False
     bf16 = any(there for name, there in torch.cpu.get_capabilities().items() if "bf16" in name)
     if args.bf16 and device == "cpu" and not bf16:
         print("--bf16: this processor has no bfloat16 instructions and will be slower with it, not faster", flush=True)
@@ -553,6 +553,13 @@ def prepare(args: Args) -> torch.device:
     # only where the CPU has AMX. "high" is TF32 on CUDA.
     torch.set_float32_matmul_precision("medium" if device == "cpu" else "high")
     return torch.device(device)
+
+
+def has_compiler(device: torch.device) -> bool:
+    """Whether torch.compile finds Python.h and its compiler: of C++ on a CPU, of C, for Triton's launchers, on CUDA."""
+    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    names = [os.environ.get("CXX", usual)] if device.type == "cpu" else [os.environ.get("CC", "gcc"), "clang"]
+    return os.path.exists(sysconfig.get_path("include") + "/Python.h") and any(map(shutil.which, names))
 
 
 def make_env(args: Args, film: bool = False, introduce: bool = False) -> gym.Env:

@@ -2,10 +2,8 @@
 
 import importlib
 import os
-import shutil
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import gymnasium as gym
@@ -102,12 +100,6 @@ def scalars(run_dir) -> dict[str, list[tuple[int, float]]]:
     events.Reload()
     written = {tag: sorted(events.Scalars(tag), key=lambda e: e.wall_time) for tag in events.Tags()["scalars"]}
     return {tag: [(e.step, e.value) for e in of_tag] for tag, of_tag in written.items()}
-
-
-def has_compiler() -> bool:
-    """Whether torch.compile finds what it needs on a CPU."""
-    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-    return bool(shutil.which(compiler)) and os.path.exists(sysconfig.get_path("include") + "/Python.h")
 
 
 def has_egl() -> bool:

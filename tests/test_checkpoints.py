@@ -27,7 +27,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from conftest import ROOT, SCRIPTS, CountingEnv, has_compiler, has_egl, scalars
+from conftest import ROOT, SCRIPTS, CountingEnv, has_egl, scalars
 
 sys.path.insert(0, str(ROOT / "scripts"))
 from kill_test import difference, end_of
@@ -507,7 +507,7 @@ def test_ctrl_c_ends_a_pipe_s_reader_too_and_yet_the_checkpoint_is_written(start
     finish(path)
 
 
-@pytest.mark.skipif(not has_compiler(), reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.skipif(not module.has_compiler(torch.device("cpu")), reason="torch.compile needs a C++ compiler on a CPU")
 def test_ctrl_c_while_compiling_ends_the_run_and_its_compilers_at_once(start, tmp_path, monkeypatch):
     """As a terminal sends it, to all; the run's folder does not exist yet."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))

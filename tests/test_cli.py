@@ -425,10 +425,25 @@ def test_saved_policy_acts_as_the_trained_one(script, tmp_path, monkeypatch, cro
     )  # the learned temperature
 
 
-def test_a_run_does_without_a_compiler_and_says_so(tmp_path):
-    empty = {"PATH": str(tmp_path / "empty"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
-    flags = "--env-id Pendulum-v1 --total-timesteps 60 --learning-starts 40 --batch-size 8 --critic-hidden-dim 8"
-    command = [sys.executable, ROOT / "sac_flow_g.py", *flags.split(), "--eval-frequency", "0", "--device", "cpu"]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | empty)
-    assert result.returncode == 0 and not result.stderr, result
-    assert "running without torch.compile, slower: " in result.stdout
+def test_compilation_looks_for_the_compiler_that_pytorch_takes(tmp_path, monkeypatch):
+    module, cpu, cuda = importlib.import_module("sac_flow_g"), torch.device("cpu"), torch.device("cuda")
+    monkeypatch.setattr(module.sys, "platform", "linux")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name in ("CC", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+
+    def found(*names):
+        for file in tmp_path.iterdir():
+            file.unlink()
+        for name in names:
+            (tmp_path / name).touch(0o755)
+        return module.has_compiler(cpu), module.has_compiler(cuda)
+
+    assert found() == (False, False) and found("g++") == (True, False) and found("gcc") == (False, True)
+    assert found("clang", "clang++") == (False, True)  # Inductor looks for g++ alone
+    monkeypatch.setenv("CXX", "clang++")
+    assert found("clang++") == (True, False) and found("g++") == (False, False)
+    monkeypatch.setenv("CC", "icx")
+    assert found("icx") == (False, True)
+    monkeypatch.setattr(module.sysconfig, "get_path", lambda name: f"{tmp_path}/{name}")  # as without python3.11-dev
+    assert found("icx", "clang++") == (False, False)

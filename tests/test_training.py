@@ -7,10 +7,14 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import BOX, FLOWS, has_compiler, make_actor, scalars, small
+from conftest import BOX, FLOWS, make_actor, scalars, small
 from test_networks import numpy_batch_renorm
 
-needs_compiler = pytest.mark.skipif(not has_compiler(), reason="torch.compile needs a C++ compiler on a CPU")
+from sac_flow_g import has_compiler
+
+needs_compiler = pytest.mark.skipif(
+    not has_compiler(torch.device("cpu")), reason="torch.compile needs a C++ compiler on a CPU"
+)
 
 GAMMA, ALPHA = 0.9, 0.3
 

@@ -213,7 +213,7 @@ class BatchRenorm(nn.Module):
     with moved statistics its gradients are silently wrong (pytorch/pytorch#197039).
     """
 
-    def __init__(self, n: int, momentum=0.99, eps=1e-3, r_max=3.0, d_max=5.0, warmup=100_000):
+    def __init__(self, n: int, warmup=100_000, momentum=0.99, eps=1e-3, r_max=3.0, d_max=5.0):
         super().__init__()
         self.momentum, self.eps, self.r_max, self.d_max, self.warmup = momentum, eps, r_max, d_max, warmup
         self.weight, self.bias = nn.Parameter(torch.ones(n)), nn.Parameter(torch.zeros(n))

@@ -86,7 +86,7 @@ def load(path: Path, script: Path | None) -> tuple[dict, object]:
         module = load_script(place)
         names = {field.name for field in fields(module.Args)} if hasattr(module, "Args") else set()
         if names >= set(state["args"]):  # a flag that came later has its default, as it had when there was none
-            return state | {"actor": state.get("average", state["actor"])}, module  # as in the run's evaluations
+            return state, module
     require(False, f"{path}: of another version of {state['script']}; name the script that trained it by --script")
 
 

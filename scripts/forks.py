@@ -10,7 +10,6 @@
     sac_flow_naive_gaussian      the same from A_0 = 0: with --sampling-steps 1 the tanh-Gaussian of sac_gaussian.py
     sac_{gaussian,flow_g,flow_t,flow_naive}_renorm   BatchRenorm's corrections on the actor's observation from the first
                                  update on, not after 100 000: the actor is trained on about what it acts with
-    sac_{gaussian,flow_g,flow_t,flow_naive}_batchnorm   BatchRenorm never corrects, in no network
     sac_flow_t_post_norm         LayerNorm behind every residual sum, as the authors' Flow-T has it, not before
 
 Each is its script with the lines below replaced, and runs alone like it.
@@ -44,8 +43,7 @@ POST_NORM = [
     ),
     ("self.norm, self.head = nn.LayerNorm(d, eps=1e-6), ", "self.norm, self.head = nn.Identity(), "),
 ]
-RENORM = [("BatchRenorm(obs_dim) if args.normalize_obs", "BatchRenorm(obs_dim, warmup=0) if args.normalize_obs")]
-BATCHNORM = [("d_max=5.0, warmup=100_000", "d_max=5.0, warmup=10**18")]
+RENORM = [("BatchRenorm(obs_dim, args.renorm_warmup) if", "BatchRenorm(obs_dim, 0) if")]
 FORKS = {
     "sac_flow_g_no_log_std": ("sac_flow_g.py", NO_LOG_STD),
     "sac_flow_t_no_log_std": ("sac_flow_t.py", NO_LOG_STD),
@@ -57,7 +55,6 @@ FORKS = {
 }
 for policy in ("gaussian", "flow_g", "flow_t", "flow_naive"):
     FORKS[f"sac_{policy}_renorm"] = f"sac_{policy}.py", RENORM
-    FORKS[f"sac_{policy}_batchnorm"] = f"sac_{policy}.py", BATCHNORM
 
 
 def fork(name: str) -> str:

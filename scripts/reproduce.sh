@@ -227,8 +227,10 @@ END
         [ $size = small ] || die "humanoid: add --small; at full size it is among from-scratch"
         store=humanoid prefix=humanoid_ usual=("${flags[@]}")
         flags=(--size small --compile --total-timesteps 250000)
-        [ $figures_only -eq 1 ] || run "$python" scripts/forks.py
-        sweep "sac_gaussian.py $flows runs/forks/sac_gaussian_batchnorm.py" Humanoid-v4
+        sweep "sac_gaussian.py $flows" Humanoid-v4
+        for name in sac_gaussian sac_flow_t; do
+            sweep $name.py Humanoid-v4 --renorm-warmup 100000 --exp-name $name-corrected
+        done
         draw "" curves --returns both --unfinished
         flags=("${usual[@]}")
         ;;

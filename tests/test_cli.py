@@ -35,8 +35,8 @@ DEFAULTS = {
     "alpha_lr": 1e-3,
     "adam_beta1": 0.5,
     "policy_frequency": 3,
-    "actor_ema": 0.0,
     "crossq": True,
+    "renorm_warmup": 100_000,
     "tau": 0.005,
     "critic_hidden_dim": 1024,
     "normalize_obs": True,
@@ -96,7 +96,8 @@ def test_a_script_is_read_from_the_policy_to_the_loop_to_the_housekeeping(script
 
 def test_size_is_one_flag_that_others_override(script):
     assert script.read_args([]) == script.Args() == script.read_args(["--size", "full"])
-    small = {"critic_hidden_dim": 256, "batch_size": 256, "learning_starts": 5000, "compile": False}
+    small = {"critic_hidden_dim": 256, "batch_size": 256, "learning_starts": 5000, "renorm_warmup": 10**9}
+    small["compile"] = False
     assert script.read_args(["--size", "small"]) == script.Args(size="small", **small)
     mine = script.read_args(["--batch-size", "64", "--compile", "--size", "small"])
     assert mine == script.Args(size="small", **small | {"batch_size": 64, "compile": True})

@@ -22,9 +22,7 @@ import evaluate as tool  # noqa: E402
 import sac_flow_g  # noqa: E402
 
 TINY = "--env-id InvertedPendulum-v4 --no-compile --device cpu --total-timesteps 90 --learning-starts 60"
-TINY += (
-    " --batch-size 16 --buffer-size 1000 --critic-hidden-dim 16 --eval-frequency 1000 --eval-episodes 3 --actor-ema 0.9"
-)
+TINY += " --batch-size 16 --buffer-size 1000 --critic-hidden-dim 16 --eval-frequency 1000 --eval-episodes 3"
 
 
 def evaluate(*words, **env):
@@ -162,7 +160,7 @@ def test_bad_input(runs, tmp_path, refused):
     torch.save(state | {"args": state["args"] | {"gone": 1}}, blob)
     (tmp_path / "flags.pt").write_bytes(blob.getvalue())
     torch.save(
-        state | {"average": torch.load(other / "checkpoint.pt", weights_only=True)["actor"]}, tmp_path / "weights.pt"
+        state | {"actor": torch.load(other / "checkpoint.pt", weights_only=True)["actor"]}, tmp_path / "weights.pt"
     )
     with zipfile.ZipFile(foreign, "w") as file:
         file.writestr("a", "b")

@@ -284,30 +284,15 @@ def test_evaluation_sums_each_episode_to_its_own_end(script):
     np.testing.assert_allclose(returns, [2.1, 5.5 + 11, 2.1], rtol=1e-6)
 
 
-def test_evaluations_see_the_average_of_the_actors_weights(script, tmp_path, monkeypatch):
-    """After each of 10 actor updates, with and without: the average changes nothing of the training, follows the
-    weights by its decay, and has the actor's running statistics."""
-    evaluate, seen = script.evaluate, []
-    monkeypatch.setattr(
-        script,
-        "evaluate",
-        lambda actor, *rest: seen.append(copy.deepcopy(actor.state_dict())) or evaluate(actor, *rest),
-    )
-    flags = small(total_timesteps=40, eval_frequency=1, policy_frequency=1, run_dir=str(tmp_path))
-    script.main(script.Args(**flags))
-    actors, seen[:] = seen[29:], []
-    script.main(script.Args(**flags, actor_ema=0.75))
-    averages = seen[29:]
-    assert len(actors) == len(averages) == 11 and all(map(torch.equal, actors[0].values(), averages[0].values()))
-    names, expected = dict(script.Actor(2, BOX, script.Args()).named_parameters()), actors[0]
-    for actor, average in zip(actors[1:], averages[1:], strict=True):
-        expected = {name: 0.75 * expected[name] + 0.25 * value for name, value in actor.items()}
-        for name, value in average.items():
-            if name in names:
-                assert torch.allclose(value, expected[name], atol=1e-6), name
-            else:
-                assert torch.equal(value, actor[name]), name
-    assert any(not torch.allclose(averages[-1][name], actors[-1][name]) for name in names)
+def test_renorm_warmup_is_of_every_network(script, tmp_path):
+    """After three updates the critics correct, the actor after three of its own; at the small size none ever does."""
+    flags = small(total_timesteps=40, log_frequency=1, eval_frequency=0, policy_frequency=1, run_dir=str(tmp_path))
+    never, late = (scalars(script.main(script.Args(**flags, renorm_warmup=warmup))) for warmup in (10**9, 3))
+    for tag in ("losses/qf_loss", "losses/actor_loss"):
+        same = [one == other for one, other in zip(never[tag], late[tag], strict=True)]
+        assert same[:3] == [True] * 3 and not any(same[3:]), (tag, same)
+    actor = script.Actor(3, BOX, script.Args(renorm_warmup=3))
+    assert actor.norm.warmup == 3 and script.SIZES["small"]["renorm_warmup"] > script.Args().total_timesteps
 
 
 def test_evaluation_is_seeded_and_leaves_no_trace(script):

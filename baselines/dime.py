@@ -459,7 +459,7 @@ def main(args: Args) -> str:
                 metrics["policy/std"] = spread(actor_view, states, noise)
             require_finite(step, metrics)
             for tag, value in metrics.items():
-                writer.add_scalar(tag, value, step)
+                writer.add_scalar(tag, value.item(), step)  # TensorBoard's own reading rounds bfloat16 to float16
             if step > clock_step:
                 writer.add_scalar("charts/SPS", (step - clock_step) / (time.perf_counter() - clock), step)
             progress.set_postfix(episodic_return=f"{last_return:.1f}", refresh=False)

@@ -134,7 +134,7 @@ def test_a_script_keeps_what_it_owns(copies):
 def test_pairs_of_flows_that_drift_apart_are_said(copies):
     assert ", more than" not in check_sync("--root", copies).stdout
     file = copies / "sac_flow_t.py"
-    change(file, "FORMAT = 3", "\n".join(f"extra_{i} = 0" for i in range(60)) + "\nFORMAT = 3")
+    change(file, "FORMAT = 4", "\n".join(f"extra_{i} = 0" for i in range(60)) + "\nFORMAT = 4")
     result = check_sync("--root", copies)
     assert result.returncode == 1 and len(re.findall(r"sac_flow_t.py .*, more than 60", result.stdout)) == 2
 

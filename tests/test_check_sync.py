@@ -64,7 +64,7 @@ CHANGES = [
     ("x + v * dt + torch.exp(log_std)", "x + v + torch.exp(log_std)", "Actor", "sac_flow_naive"),
     ("- x - F.softplus(-2 * x)", "- x + F.softplus(-2 * x)", "Actor.log_det", "sac_gaussian"),
     ("gamma * (1 - batch", "gamma * (2 - batch", "critic_loss", "sac_flow_naive"),
-    ("    progress, clock, clock_step =", "    progress, clock,  clock_step =", "main", "sac_flow_t"),
+    ("    progress = tqdm(", "    progress =  tqdm(", "main", "sac_flow_t"),
     ("LONGEST_EPISODE = 10_000", "LONGEST_EPISODE = 20_000", "LONGEST_EPISODE", "sac_gaussian"),
     ("# Housekeeping: whoever", "# Housekeeping: Whoever", "FORMAT", "sac_gaussian"),
     ("main(read_args())", "main(Args())", "if __name__ == '__main__'", "sac_flow_naive"),

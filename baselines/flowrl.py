@@ -34,7 +34,7 @@ import warnings
 import zipfile
 import zlib
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 import gymnasium as gym
 import numpy as np
@@ -240,8 +240,7 @@ def main(args: Args) -> str:
     """Train, or go on with a run; returns the run's folder."""
     device = prepare(args)
     checkpoint = load_checkpoint(args.resume) if args.resume else None
-    env = make_env(args)
-    introduce(env, args)
+    env = make_env(args, introduce=True)
     films = [args.capture_video] + [False] * (args.eval_episodes - 1) if args.eval_frequency else []
     eval_envs = [make_env(args, film) for film in films]
     obs_dim, box = env.observation_space.shape[0], env.action_space
@@ -309,84 +308,82 @@ def main(args: Args) -> str:
         act_fn(torch.zeros(1, obs_dim, device=device), torch.zeros(actor.noise_factors, 1, box.shape[0], device=device))
         print(f"compiled in {time.perf_counter() - began:.0f} s", flush=True)
 
-    # A checkpoint is these parts, the generators, the counters, and the replay buffer in a file of its own.
+    # What a checkpoint holds of networks and optimizers.
     parts = {"actor": actor, "critic": critic, "target_critic": target_critic}
     parts |= {"actor_optimizer": actor_optimizer, "critic_optimizer": critic_optimizer}
-    start, episode, episode_start, last_return, metrics = 0, 0, 0, math.nan, {}
+    start, episode, episode_start, last_return, metrics, rows = 0, 0, 0, math.nan, {}, buffer.rows[:0].cpu()
     if checkpoint:
-        restore(args.resume, checkpoint, parts, buffer, generator)
+        rows = restore(args.resume, checkpoint, parts, buffer, generator)
         start, episode, episode_start, last_return, metrics, _ = checkpoint["counters"]
         box.np_random.bit_generator.state = checkpoint["box"]
-    position = replay_episode(env, buffer, episode_start, episode_seed(args.seed, episode))  # or the first reset
-    if position is None:
-        episode, episode_start = episode + 1, start
-        position = env.reset(seed=episode_seed(args.seed, episode))[0], 0.0, False
-    obs, episode_return, ended = position
+    obs, episode_return, ended = replay_episode(env, buffer.split(rows), episode_seed(args.seed, episode))
     path, writer = start_run(args, device, start)
+    # Every transition, one after the other: a checkpoint has their number and checksum; what is behind them is cut off.
+    replay = open(f"{path}/replay.bin", "ab")  # noqa: SIM115
+    replay.truncate(4 * buffer.rows.shape[1] * buffer.count)
 
-    def save(finished=False):
-        finite(step, metrics | {name: total(part) for name, part in parts.items()})
-        writer.flush()
-        state = {name: part.state_dict() for name, part in parts.items()} | {"args": asdict(args)}
-        state |= {"generator": generator.get_state(), "box": box.np_random.bit_generator.state}
-        state["counters"] = *counters, metrics, finished
-        save_checkpoint(path, state, buffer)
-
-    progress, clock, clock_step = progress_bar(start, args), time.perf_counter(), start
+    # With miniters=1 its rate, and thus the remaining time, is that of the moment; disable=None: on a terminal alone.
+    progress = tqdm(total=args.total_timesteps, initial=start, miniters=1, disable=None, leave=False)
+    clock, clock_step = time.perf_counter(), start
     for step in range(start, args.total_timesteps + 1):  # as many steps have been taken
-        # Evaluate, and write a checkpoint. What follows about this step is written again by a run that resumes here.
-        counters = step, episode, episode_start, last_return
-        paused, returns = time.perf_counter(), None
-        if eval_envs and due(step, args.eval_frequency, args.total_timesteps):
-            film = f"{path}/videos/step-{step}.mp4" if args.capture_video else None
-            returns = evaluate(actor_view, eval_envs, episode_seed(args.seed, 10**9), device, film)
-        stopping = bool(STOP)  # asked once: a signal behind this line ends the next step, with its checkpoint
-        if stopping or due(step, args.checkpoint_frequency, args.total_timesteps):
-            save()
-        if stopping:
-            break
-        clock += time.perf_counter() - paused  # steps/s is of training alone
-
-        # Log, and read from the device, which waits.
+        # Log, and read from the device, which waits. A run that resumes here writes once more what is about this step.
         if ended:
             writer.add_scalar("charts/episodic_return", episode_return, step)
             writer.add_scalar("charts/episodic_length", step - episode_start, step)
-            last_return, episode_return, episode, episode_start = episode_return, 0.0, episode + 1, step
-            obs, _ = env.reset(seed=episode_seed(args.seed, episode))
-        if returns is not None:
-            writer.add_scalar("eval/episodic_return", returns.mean(), step)
-            writer.add_scalar("eval/episodic_return_std", returns.std(), step)
-            scores = f"eval return {returns.mean():.1f} +- {returns.std():.1f}  train return {last_return:.1f}"
-            tqdm.write(f"step {step}/{args.total_timesteps}  {scores}")
+            last_return = episode_return
         if due(step, args.log_frequency, args.total_timesteps):
             if metrics:
                 own = torch.Generator(device).manual_seed(step)  # logging must not move the training's random numbers
                 states, noise = buffer.sample(16, own)["obs"], actor.draw_noise(256, own)
                 metrics["policy/std"] = spread(actor_view, states, noise)
-            for tag, value in finite(step, metrics).items():
+            require_finite(step, metrics)
+            for tag, value in metrics.items():
                 writer.add_scalar(tag, value, step)
             if step > clock_step:
                 writer.add_scalar("charts/SPS", (step - clock_step) / (time.perf_counter() - clock), step)
             progress.set_postfix(episodic_return=f"{last_return:.1f}", refresh=False)
             clock, clock_step = time.perf_counter(), step
-        if step == args.total_timesteps:
-            save(finished=True)
+
+        # Evaluate.
+        if eval_envs and due(step, args.eval_frequency, args.total_timesteps):
+            began = time.perf_counter()
+            film = f"{path}/videos/step-{step}.mp4" if args.capture_video else None
+            returns = evaluate(actor_view, eval_envs, episode_seed(args.seed, 10**9), device, film)
+            if not STOP:  # which cuts it short: a run that resumes here evaluates once more
+                writer.add_scalar("eval/episodic_return", returns.mean(), step)
+                writer.add_scalar("eval/episodic_return_std", returns.std(), step)
+                scores = f"eval return {returns.mean():.1f} +- {returns.std():.1f}  train return {last_return:.1f}"
+                tqdm.write(f"step {step}/{args.total_timesteps}  {scores}")
+            clock += time.perf_counter() - began  # steps/s leaves it out
+
+        # Write a checkpoint: the parts, the generators, the counters; the transitions are in replay.bin.
+        stopping, last = bool(STOP), step == args.total_timesteps  # a signal behind this line ends the next step
+        if stopping or due(step, args.checkpoint_frequency, args.total_timesteps):
+            require_finite(step, metrics | {name: total(part) for name, part in parts.items()})
+            writer.flush()
+            state = {name: part.state_dict() for name, part in parts.items()} | {"args": asdict(args)}
+            state |= {"generator": generator.get_state(), "box": box.np_random.bit_generator.state, "crc": buffer.crc}
+            state["counters"] = step, episode, episode_start, last_return, metrics, last and not stopping
+            save_checkpoint(path, state, replay)
+        if stopping or last:
             break
 
         # Act: uniformly at first, as the literature does.
+        if ended or obs is None:
+            episode, episode_start, episode_return = episode + 1, step, 0.0
+            obs, _ = env.reset(seed=episode_seed(args.seed, episode))
         if step < args.learning_starts:
             action = into_box(box.sample(), box)
         else:
             action = act(obs)
             metrics |= update(step + 1 - args.learning_starts)
         next_obs, reward, terminated, truncated, _ = env.step(action.copy())  # a task may change it
-        buffer.add(obs=obs, action=action, reward=reward, next_obs=next_obs, terminated=terminated)
+        transition = {"obs": obs, "action": action, "reward": reward, "next_obs": next_obs, "terminated": terminated}
+        replay.write(buffer.add(**transition))  # terminated, not truncated
         obs, episode_return, ended = next_obs, episode_return + float(reward), terminated or truncated
+        progress.set_description("training" if step >= args.learning_starts else "random actions", refresh=False)
         progress.update()
-        if step + 1 == args.learning_starts:
-            progress.close()
-            progress = progress_bar(step + 1, args)
-    for opened in (progress, writer, env, *eval_envs):
+    for opened in (progress, writer, replay, env, *eval_envs):
         opened.close()
     if stopping:
         print(f"interrupted; go on with: {sys.executable} {sys.argv[0]} --resume {path}")
@@ -395,7 +392,7 @@ def main(args: Args) -> str:
 
 
 # Housekeeping: whoever reads for the algorithm stops here.
-FORMAT = 3  # of a checkpoint: another one's cannot be resumed
+FORMAT = 4  # of a checkpoint: another one's cannot be resumed
 # Checking at every call that no module has changed costs some per cent at small size. None does here; a fork that
 # switches train() and eval(), or compiles one method of two modules, must drop this or run stale code.
 NO_GUARDS = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
@@ -423,19 +420,16 @@ def require(condition: bool, message: str):
 
 def prepare(args: Args) -> torch.device:
     """Refuse flags that cannot work, naming flag and remedy, and set PyTorch up; returns the device."""
-    for names, low, high in (
-        (("seed", "learning_starts", "eval_frequency", "checkpoint_frequency"), 0, 2**62),
-        (("total_timesteps", "buffer_size", "batch_size", "policy_frequency", "recent_window"), 1, 2**62),
-        (("eval_episodes", "log_frequency"), 1, 2**62),
-        (("critic_hidden_dim", "hidden_dim"), 1, 2**14),
-        (("gamma", "tau", "policy_lr", "q_lr", "expectile", "recent_fraction"), 0, 1),
-        (("bc_coeff",), 1e-3, 1e6),
-        (("reward_scale",), 1e-9, 1e6),
-    ):
-        for name in names:
-            value = getattr(args, name)
-            fine = value is None or low <= value <= high
-            require(fine, f"--{name.replace('_', '-')} {value}: choose a number from {low} to {high}")
+    zeros = "seed", "learning_starts", "eval_frequency", "checkpoint_frequency"
+    units = "gamma", "tau", "policy_lr", "q_lr", "expectile", "recent_fraction"
+    limits = dict.fromkeys(zeros, (0, 2**62)) | dict.fromkeys(units, (0, 1))
+    limits |= dict.fromkeys(("critic_hidden_dim", "hidden_dim"), (1, 2**14))
+    limits |= {"bc_coeff": (1e-3, 1e6), "reward_scale": (1e-9, 1e6)}
+    for field in fields(args):
+        value, flag = getattr(args, field.name), "--" + field.name.replace("_", "-")
+        if field.type in (int, float, float | None) and value is not None:
+            low, high = limits.get(field.name, (1, 2**62))
+            require(low <= value <= high, f"{flag} {value}: choose a number from {low} to {high}")
     devices = ["cpu"] + ["mps"] * torch.backends.mps.is_available() + ["cuda"] * torch.cuda.is_available()
     device = {"auto": "cuda" if "cuda" in devices else "cpu"}.get(args.device, args.device)
     stored = min(args.learning_starts, args.buffer_size)
@@ -466,18 +460,22 @@ def has_compiler(device: torch.device) -> bool:
     return os.path.exists(sysconfig.get_path("include") + "/Python.h") and any(map(shutil.which, names))
 
 
-def make_env(args: Args, film: bool = False) -> gym.Env:
+def make_env(args: Args, film: bool = False, introduce: bool = False) -> gym.Env:
     """One environment, tried for a step in place of Gymnasium's checks, whose observations are flat float32 copies:
-    some tasks change one array in place. The caller resets it, so that no stored step can cross an episode's end."""
+    some tasks change one array in place. The caller resets it, so that no stored step can cross an episode's end.
+    introduce: say what was done to the task so that it fits."""
     flag = "--capture-video" if film else f"--env-id {args.env_id}"
     remedy = "choose a task that renders rgb_array; without a display set MUJOCO_GL=egl" if film else "choose another"
     warnings.simplefilter("ignore", DeprecationWarning)  # the literature's tasks are v4
     warnings.filterwarnings("ignore", ".*(GLFW|DISPLAY|render_modes|precision|overflow).*")  # our errors say it
     try:
         env = gym.make(args.env_id, disable_env_checker=True, **({"render_mode": "rgb_array"} if film else {}))
+        changes = []
         if isinstance(env.observation_space, gym.spaces.Dict):
-            env = gym.wrappers.FlattenObservation(env)  # in the order of the space's keys
+            changes.append(f"observations are flattened in the order {', '.join(env.observation_space)}")
+            env = gym.wrappers.FlattenObservation(env)
         if env.spec.max_episode_steps is None:
+            changes.append(f"no step limit of its own, an episode is truncated after {LONGEST_EPISODE} steps")
             env = gym.wrappers.TimeLimit(env, LONGEST_EPISODE)
         box, space = env.action_space, env.observation_space
         fits = isinstance(box, gym.spaces.Box) and len(box.shape) == 1 and box.dtype.kind == "f"
@@ -498,17 +496,9 @@ def make_env(args: Args, film: bool = False) -> gym.Env:
         sys.unraisablehook = lambda _: None  # a half-made renderer complains when it is deleted
         require(False, f"{flag}: {str(error) or repr(error)}; {remedy}")
     args.env_id = "".join(args.env_id.rpartition(":")[:2]) + env.unwrapped.spec.id  # with its version
+    for change in changes if introduce else ():
+        print(f"{args.env_id}: {change}")
     return env
-
-
-def introduce(env: gym.Env, args: Args):
-    """Say what was done to a task so that it fits."""
-    if env.spec.max_episode_steps == LONGEST_EPISODE:
-        print(f"{args.env_id} has no step limit: an episode is truncated after {LONGEST_EPISODE} steps")
-    while env is not env.unwrapped and not isinstance(env.observation_space, gym.spaces.Dict):
-        env = env.env
-    if isinstance(env.observation_space, gym.spaces.Dict):
-        print(f"{args.env_id}: observations are flattened in the order {', '.join(env.observation_space)}")
 
 
 def into_box(action: np.ndarray, box: gym.spaces.Box) -> np.ndarray:
@@ -525,21 +515,17 @@ def episode_seed(seed: int, episode: int) -> int:
     return int(np.random.SeedSequence((seed, episode)).generate_state(1)[0])
 
 
-def replay_episode(env: gym.Env, buffer, start: int, seed: int) -> tuple[np.ndarray, float, bool] | None:
-    """Take env to where the run stands, by its actions since step `start` once more: observation, return so far, and
-    whether it ended. None where what comes differs from what is stored, or the buffer does not reach back to start."""
-    if buffer.count - start > len(buffer.rows):
-        print(f"{env.spec.id}: an episode longer than --buffer-size: a new one begins")
-        return None
-    rows = buffer.split(buffer.rows[torch.arange(start, buffer.count) % len(buffer.rows)])
+def replay_episode(env: gym.Env, rows: dict[str, torch.Tensor], seed: int) -> tuple[np.ndarray | None, float, bool]:
+    """Reset env and take it to where the run stands, by its episode's actions once more: observation, return so far,
+    and whether it ended. The observation is None where what comes differs from what is stored."""
     (obs, _), episode_return, ended = env.reset(seed=seed), 0.0, False
-    columns = [rows[name].cpu().numpy() for name in ("obs", "action", "reward", "next_obs")]
+    columns = [rows[name].numpy() for name in ("obs", "action", "reward", "next_obs")]
     for before, action, paid, after in zip(*columns, strict=True):
         repeats = np.array_equal(obs, before)
         obs, reward, terminated, truncated, _ = env.step(action)
         if not repeats or np.float32(reward) != paid or not np.array_equal(obs, after):
             print(f"{env.spec.id} did not repeat its episode: a new one begins")
-            return None
+            return None, 0.0, False
         episode_return, ended = episode_return + float(reward), terminated or truncated
     return obs, episode_return, ended
 
@@ -554,17 +540,18 @@ class ReplayBuffer:
         print(f"replay buffer: {capacity} transitions, {needed / 2**30:.2f} GiB of {free / 2**30:.1f} GiB free")
         most = int(0.8 * free / needed * capacity)
         require(needed <= free, f"--buffer-size {capacity}: more than the free memory; {most} would fit")
-        self.rows, self.count = torch.empty(capacity, sum(self.widths.values()), device=device), 0
-        self.segments = [(0, 0, 0)]  # of replay.bin: first transition, end, CRC-32
+        self.rows = torch.empty(capacity, sum(self.widths.values()), device=device)
+        self.count, self.crc = 0, 0  # of all rows ever added, which replay.bin holds
 
-    def add(self, **transition):
-        """Store one transition, given by name as NumPy arrays and numbers; ends the run where one is not finite."""
+    def add(self, **transition) -> np.ndarray:
+        """Store one transition, given by name as NumPy arrays and numbers; returns its row, for replay.bin. Ends the
+        run where one is not finite."""
         row = np.concatenate([np.atleast_1d(transition[name]) for name in self.widths], dtype=np.float32)
         if not np.isfinite(row).all():
-            bad = [name for name, value in transition.items() if not np.isfinite(np.float32(value)).all()]
-            raise SystemExit(f"error: step {self.count + 1}: {', '.join(bad)} not finite; the last checkpoint stays")
+            require_finite(self.count + 1, self.split(torch.from_numpy(row[None])))
         self.rows[self.count % len(self.rows)] = torch.from_numpy(row)
-        self.count += 1
+        self.count, self.crc = self.count + 1, zlib.crc32(row, self.crc)
+        return row
 
     def split(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
         """Rows -> name -> (B, n), for rewards and ends (B,)."""
@@ -616,24 +603,9 @@ def stop(number: int, _):
         os._exit(128 + number)
 
 
-def progress_bar(step: int, args: Args) -> tqdm:
-    """The bar of a phase: its rate, and thus the remaining time, count from the phase's first step."""
-    phase = "training" if step >= args.learning_starts else "random actions"
-    return tqdm(total=args.total_timesteps, initial=step, desc=phase, leave=False, disable=not sys.stderr.isatty())
-
-
 def due(step: int, frequency: int, last: int) -> bool:
     """Whether what is done every so many steps is done at this one; at the last it always is, with 0 at no other."""
     return step == last or (step > 0 and frequency > 0 and step % frequency == 0)
-
-
-def finite(step: int, metrics: dict[str, torch.Tensor]) -> dict[str, float]:
-    """The metrics as numbers; ends the run before one that is not finite reaches a checkpoint."""
-    numbers = {tag: value.item() for tag, value in metrics.items()}
-    bad = [tag for tag, number in numbers.items() if not math.isfinite(number)]
-    if bad:
-        raise SystemExit(f"error: step {step}: {', '.join(bad)} not finite; the last checkpoint stays")
-    return numbers
 
 
 def total(part: nn.Module | torch.optim.Optimizer) -> torch.Tensor:
@@ -642,23 +614,19 @@ def total(part: nn.Module | torch.optim.Optimizer) -> torch.Tensor:
     return sum((tensor.detach().sum() for table in tables for tensor in table.values()), torch.zeros(()))
 
 
-def save_checkpoint(run: str, state: dict, buffer: ReplayBuffer):
-    """Append the transitions since the last checkpoint to replay.bin, then swap checkpoint.pt: what a crash leaves in
-    between is overwritten."""
-    capacity, width = buffer.rows.shape
-    start = max(buffer.segments[-1][1], buffer.count - capacity)
-    first, length, crc = start % capacity, buffer.count - start, 0
-    with open(os.open(f"{run}/replay.bin", os.O_WRONLY | os.O_CREAT, 0o666), "wb") as file:
-        file.seek(4 * width * start)
-        for rows in (buffer.rows[first : first + length], buffer.rows[: max(first + length - capacity, 0)]):
-            data = rows.cpu().numpy()
-            crc = zlib.crc32(data, crc)
-            file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    buffer.segments += [(start, buffer.count, crc)] * (length > 0)
+def require_finite(step: int, values: dict[str, torch.Tensor]):
+    """Ends the run before a number that is not finite is stored or reaches a checkpoint."""
+    bad = [name for name, value in values.items() if not value.isfinite().all()]
+    if bad:
+        raise SystemExit(f"error: step {step}: {', '.join(bad)} not finite; the last checkpoint stays")
+
+
+def save_checkpoint(run: str, state: dict, replay: io.BufferedWriter):
+    """Send all transitions to the disk, then swap checkpoint.pt: a crash in between leaves the last one whole."""
+    replay.flush()
+    os.fsync(replay.fileno())
     blob = io.BytesIO()  # torch.save itself meets a full disk with an error of its own
-    torch.save(state | {"segments": buffer.segments, "format": FORMAT, "script": os.path.basename(__file__)}, blob)
+    torch.save(state | {"format": FORMAT, "script": os.path.basename(__file__)}, blob)
     with open(f"{run}/checkpoint.pt.tmp", "wb") as file:
         file.write(blob.getbuffer())
         file.flush()
@@ -668,44 +636,39 @@ def save_checkpoint(run: str, state: dict, buffer: ReplayBuffer):
 
 def load_checkpoint(run: str) -> dict:
     """The state that `save_checkpoint` was given; nothing in the file can execute."""
-    path, problem = f"{run}/checkpoint.pt", ""
+    path, subject = f"{run}/checkpoint.pt", f"--resume {run}: checkpoint.pt is"
     try:
-        problem = "damaged, its checksum differs" if zipfile.ZipFile(path).testzip() else ""
-        state = {} if problem else torch.load(path, map_location="cpu", weights_only=True)
-        version = "of another version of the script; resume it with that version"
-        if not problem and state.get("format") != FORMAT:
-            problem = version
-        elif not problem and state["script"] != os.path.basename(__file__):
-            problem = f"written by {state['script']}; resume it with that script"
-        elif not problem and state["args"].keys() != asdict(Args()).keys():
-            problem = version
+        if zipfile.ZipFile(path).testzip():
+            raise ValueError("a checksum differs")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        script, version = state["script"], (state.get("format"), state["args"].keys())
     except Exception as error:  # whatever a missing, damaged or foreign file makes the readers raise
-        problem = f"missing, damaged or foreign ({error})"
-    require(not problem, f"--resume {run}: checkpoint.pt is {problem}")
+        require(False, f"{subject} missing, damaged or foreign ({error})")
+    require(script == os.path.basename(__file__), f"{subject} written by {script}; resume it with that script")
+    require(version == (FORMAT, asdict(Args()).keys()), f"{subject} of another version; resume it with that version")
     return state
 
 
-def restore(run: str, checkpoint: dict, parts: dict, buffer: ReplayBuffer, generator: torch.Generator):
-    """Put the networks and optimizers back, the generator, and the transitions that the buffer held."""
-    same = len(checkpoint["generator"]) == len(generator.get_state())
-    require(same, f"--resume {run}: of a run on another kind of device; resume it there")
-    generator.set_state(checkpoint["generator"])
+def restore(run: str, checkpoint: dict, parts: dict, buffer: ReplayBuffer, generator: torch.Generator) -> torch.Tensor:
+    """Put the networks and optimizers back, the generator, and the transitions that the buffer held; returns the rows
+    of the episode in progress."""
     try:
+        generator.set_state(checkpoint["generator"])
         for name, part in parts.items():
             part.load_state_dict(checkpoint[name])
-    except Exception as error:  # other networks under the same flags
-        require(False, f"--resume {run}: checkpoint.pt is of another version of the script or the task ({error})")
+    except Exception as error:  # other networks under the same flags, or a GPU's random numbers
+        kinds = "another version of the script or the task, or of another kind of device"
+        require(False, f"--resume {run}: checkpoint.pt is of {kinds} ({error})")
+    buffer.count, buffer.crc = checkpoint["counters"][0], checkpoint["crc"]
     capacity, width = buffer.rows.shape
-    buffer.segments = checkpoint["segments"]
-    buffer.count = buffer.segments[-1][1]
-    for start, end, crc in buffer.segments:
-        if end > buffer.count - capacity:
-            rows = np.empty((0, width), np.float32)
-            with suppress(OSError):
-                rows = np.fromfile(f"{run}/replay.bin", np.float32, (end - start) * width, offset=4 * width * start)
-            require(zlib.crc32(rows) == crc, f"--resume {run}: replay.bin is missing or damaged; start a new run")
-            rows = torch.from_numpy(rows).view(-1, width)[-capacity:]
-            buffer.rows[torch.arange(end - len(rows), end) % capacity] = rows.to(buffer.rows.device)
+    stored = np.empty((0, width), np.float32)
+    with suppress(OSError, ValueError):  # no such file, or one that is too short
+        stored = np.memmap(f"{run}/replay.bin", np.float32, "c", shape=(buffer.count, width))
+    intact = zlib.crc32(stored) == buffer.crc
+    require(intact, f"--resume {run}: replay.bin is missing or damaged; start a new run")
+    rows = torch.from_numpy(stored[-capacity:])
+    buffer.rows[torch.arange(buffer.count - len(rows), buffer.count) % capacity] = rows.to(buffer.rows.device)
+    return torch.from_numpy(np.array(stored[checkpoint["counters"][2] :]))
 
 
 def start_run(args: Args, device: torch.device, step: int) -> tuple[str, SummaryWriter]:

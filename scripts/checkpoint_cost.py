@@ -16,6 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 
@@ -65,15 +66,18 @@ def main() -> int:
     buffer.rows[:STEPS].uniform_()
     parts, every = networks(args, env), args.checkpoint_frequency
     folder = Path(tempfile.mkdtemp(dir=options.folder))
+    replay = open(folder / "replay.bin", "ab")  # noqa: SIM115
     for step in range(every, STEPS + 1, every):
         disk = seconds_of_disk(folder / "plain", buffer.rows[step - every : step])
-        buffer.count = step
+        rows = buffer.rows[step - every : step].numpy()
+        buffer.count, buffer.crc = step, zlib.crc32(rows, buffer.crc)
+        replay.write(rows)
         began, worked = time.perf_counter(), time.process_time()
-        script.finite(step, {name: script.total(part) for name, part in parts.items()})
+        script.require_finite(step, {name: script.total(part) for name, part in parts.items()})
         state = {name: part.state_dict() for name, part in parts.items()} | {"args": asdict(args)}
         state |= {"generator": generator.get_state(), "box": box.np_random.bit_generator.state}
-        state["counters"] = step, 0, 0, 0.0, {}, True
-        script.save_checkpoint(str(folder), state, buffer)
+        state |= {"counters": (step, 0, 0, 0.0, {}, True), "crc": buffer.crc}
+        script.save_checkpoint(str(folder), state, replay)
         seconds, worked = time.perf_counter() - began, time.process_time() - worked
         written = every * 4 * buffer.rows.shape[1] + (folder / "checkpoint.pt").stat().st_size
         row = {"step": step, "mib": written / 2**20, "seconds": seconds, "seconds_of_the_disk": disk}

@@ -2,9 +2,9 @@
 
 Every case is a small run of one script, one of them of offline_to_online/ (which needs its requirements), one of a task
 that keeps a target and the last actions in Python. It is killed again and again, each time at a random step; of three
-kills one waits from there on for replay.bin to grow and one for a half-written checkpoint.pt, so that they hit a
-checkpoint. Compared are all scalars but charts/SPS and the last checkpoint: networks, optimizers, generators, counters
-and the replay buffer.
+kills one waits from there on for replay.bin to grow, so that it leaves transitions behind the checkpoint's, and one for
+a half-written checkpoint.pt. Compared are all scalars but charts/SPS and the last checkpoint: networks, optimizers,
+generators, counters and the replay buffer.
 
     python scripts/kill_test.py                              # 20 kills, table in results/kill_test.csv
     python scripts/kill_test.py --rounds 5 --seed 2          # more of them, others
@@ -140,7 +140,7 @@ def phase_of(run: Path, began: float) -> str:
     if "checkpoint.pt.tmp" in written:
         return "writing checkpoint.pt"
     if written.get("replay.bin", 0) > written.get("checkpoint.pt", 0):
-        return "writing replay.bin or behind it"
+        return "transitions behind the checkpoint's"
     return "elsewhere"
 
 
@@ -151,7 +151,8 @@ def end_of(run: Path) -> dict:
     tags = set(events.Tags()["scalars"]) - {"charts/SPS"}
     checkpoint = checkpoint_of(run)
     rows = (run / "replay.bin").read_bytes()
-    width = len(rows) // checkpoint["segments"][-1][1]  # bytes of a transition
+    # Bytes of a transition.
+    width = len(rows) // (checkpoint["segments"][-1][1] if "segments" in checkpoint else checkpoint["counters"][0])
     end = {"curves": {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags}}
     end["replay"] = rows[-checkpoint["args"]["buffer_size"] * width :]
     return end | {name: value for name, value in checkpoint.items() if name not in ("args", "segments")}
@@ -236,9 +237,9 @@ def main() -> int:
         table = csv.DictWriter(file, rows[0].keys())
         table.writeheader()
         table.writerows(rows)
-    writes = sum(row["phase"] != "elsewhere" for row in rows)
+    writing, behind = (sum(row["phase"].startswith(word) for row in rows) for word in ("writing", "transitions"))
     identical = sum(row["identical"] == "yes" for row in rows)
-    print(f"{len(rows)} kills, {writes} of them in a checkpoint")
+    print(f"{len(rows)} kills, {writing} while checkpoint.pt was written, {behind} with transitions behind it")
     print(f"{identical} of {len(rows)} resumed to a bit-identical end")
     return 0 if identical == len(rows) == args.rounds * sum(case[2] for case in CASES) else 1
 

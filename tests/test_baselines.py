@@ -696,7 +696,7 @@ def final(module, path) -> dict:
     args = {
         name: value for name, value in state["args"].items() if name not in ("resume", "run_dir", "exp_name", "compile")
     }
-    return {name: value for name, value in state.items() if name != "segments"} | {"args": args}
+    return state | {"args": args}
 
 
 def test_exact_resume(name, tmp_path, monkeypatch):
@@ -713,10 +713,11 @@ def test_exact_resume(name, tmp_path, monkeypatch):
         self.rows.fill_(np.nan)  # what memory holds after the run before may be the very rows that are missing
 
     def adding(self, **transition):
-        add(self, **transition)
+        row = add(self, **transition)
         if self.count in steps:
             steps.remove(self.count)
             os.kill(os.getpid(), signal.SIGTERM)
+        return row
 
     def evaluating(*inputs):
         if len(steps) == 1 and not seen[1:]:  # once between the two, at step 40

@@ -380,7 +380,12 @@ def differences(buffer, run) -> list[str]:
     box, sent = Recorder.made[0].action_space, [given for given, _ in Recorder.made[0].calls if given is not None]
     if not all(box.contains(np.asarray(action, box.dtype)) and (action <= box.high).all() for action in sent):
         wrong.append("an action is outside of the box")
-    for tag, values in ("charts/episodic_return", sums[:-1]), ("eval/episodic_return", scores[: len(evaluated)]):
+    # The last episode is logged where it ended with the run's last step.
+    action, (_, *rest) = Recorder.made[0].calls[-1]
+    ended = len(rows[-1]) == Recorder.made[0].unwrapped.spec.max_episode_steps
+    ended = ended or (action is not None and bool(rest[1] or rest[2]))
+    sums = sums if ended else sums[:-1]
+    for tag, values in ("charts/episodic_return", sums), ("eval/episodic_return", scores[: len(evaluated)]):
         logged = [value for _, value in seen.get(tag, [])]
         if len(logged) != len(values) or not np.allclose(logged, values, 1e-5, 1e-5):
             wrong.append(f"{tag}: {logged} instead of {values}")

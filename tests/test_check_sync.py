@@ -64,7 +64,7 @@ CHANGES = [
     ("x + v * dt + torch.exp(log_std)", "x + v + torch.exp(log_std)", "Actor", "sac_flow_naive"),
     ("- x - F.softplus(-2 * x)", "- x + F.softplus(-2 * x)", "Actor.log_det", "sac_gaussian"),
     ("gamma * (1 - batch", "gamma * (2 - batch", "critic_loss", "sac_flow_naive"),
-    ("    progress, clock, clock_step =", "    progress, clock,  clock_step =", "main", "sac_flow_t"),
+    ("    progress = tqdm(", "    progress =  tqdm(", "main", "sac_flow_t"),
     ("LONGEST_EPISODE = 10_000", "LONGEST_EPISODE = 20_000", "LONGEST_EPISODE", "sac_gaussian"),
     ("# Housekeeping: whoever", "# Housekeeping: Whoever", "FORMAT", "sac_gaussian"),
     ("main(read_args())", "main(Args())", "if __name__ == '__main__'", "sac_flow_naive"),
@@ -134,7 +134,7 @@ def test_a_script_keeps_what_it_owns(copies):
 def test_pairs_of_flows_that_drift_apart_are_said(copies):
     assert ", more than" not in check_sync("--root", copies).stdout
     file = copies / "sac_flow_t.py"
-    change(file, "FORMAT = 3", "\n".join(f"extra_{i} = 0" for i in range(60)) + "\nFORMAT = 3")
+    change(file, "FORMAT = 4", "\n".join(f"extra_{i} = 0" for i in range(60)) + "\nFORMAT = 4")
     result = check_sync("--root", copies)
     assert result.returncode == 1 and len(re.findall(r"sac_flow_t.py .*, more than 60", result.stdout)) == 2
 

@@ -69,7 +69,7 @@ def test_tasks_of_other_packages_train(env_id, tmp_path, capsys):
     run = sac_flow_g.main(sac_flow_g.Args(**small(env_id=env_id, hidden_dim=32, run_dir=str(tmp_path), **flags)))
     printed = capsys.readouterr().out
     space = sac_flow_g.make_env(sac_flow_g.Args(env_id=env_id)).observation_space
-    buffer = sac_flow_g.load_checkpoint(run)["segments"][-1][1]
+    buffer = sac_flow_g.load_checkpoint(run)["counters"][0]
     assert f"{env_id}: observations are flattened in the order " in printed
     assert buffer == 1000 and len(space.shape) == 1
     assert [step for step, _ in scalars(run)["eval/episodic_return"]] == [1000]
@@ -199,16 +199,17 @@ def test_a_task_without_an_end_gets_one(script, tmp_path, monkeypatch, capsys):
     seen = scalars(script.main(script.Args(**small(env_id="tasks:Endless-v0", run_dir=str(tmp_path)))))
     assert seen["charts/episodic_length"] == [(30, 30), (60, 30)] and len(seen["eval/episodic_return"]) == 2
     assert script.make_env(script.Args(env_id="tasks:Plain-v0")).spec.max_episode_steps == 30
-    assert "Endless-v0 has no step limit: an episode is truncated after " in capsys.readouterr().out
+    assert "Endless-v0: no step limit of its own, an episode is truncated after " in capsys.readouterr().out
 
 
 def test_what_a_task_s_own_wrappers_did_is_not_said(script, capsys):
     """A part of a dictionary that they drop, a step limit that they set."""
     args = [script.Args(env_id=f"tasks:{task}-v0") for task in ("Filtered", "Limited")]
     for one in args:
-        script.introduce(script.make_env(one), one)
-    limit = "tasks:Filtered-v0 has no step limit: an episode is truncated after 10000 steps\n"
-    assert capsys.readouterr().out == limit + "tasks:Filtered-v0: observations are flattened in the order observation\n"
+        script.make_env(one, introduce=True)
+    order = "tasks:Filtered-v0: observations are flattened in the order observation\n"
+    limit = "tasks:Filtered-v0: no step limit of its own, an episode is truncated after 10000 steps\n"
+    assert capsys.readouterr().out == order + limit
 
 
 def test_a_task_made_of_another_keeps_its_name(script):

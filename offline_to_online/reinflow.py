@@ -302,7 +302,7 @@ def improve(actor, critic, actor_optimizer, critic_optimizer, rollout: dict, arg
                 values |= {"losses/clip_fraction": clip_share, "policy/entropy": entropy.item()}
             for name, value in values.items():
                 history.setdefault(name, []).append(value)
-    return {name: np.mean(values) for name, values in history.items()}
+    return {name: torch.tensor(np.mean(values)) for name, values in history.items()}
 
 
 def main(args: Args) -> str:

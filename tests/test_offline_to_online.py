@@ -1111,11 +1111,35 @@ def test_interrupted_run_goes_on_exactly(name, data, tmp_path, monkeypatch, mome
         assert state["counters"][-1] is False  # it is due
     if name != "reinflow" and moment == "chunk":
         assert len(state["queue"]) in (1, 2, 3, 4) and 0 <= state["counters"][2] < state["counters"][0]
+    if name != "reinflow":  # what a crash leaves behind a checkpoint is cut off
+        with open(part / "replay.bin", "ab") as file:
+            file.write(b"a torn row")
     assert script.main(script.read_args(["--resume", str(part)])) == str(part)
-    same_state(*(script.load_checkpoint(str(path)) for path in (whole, part)))
-    one, other = (scalars(path) for path in (whole, part))
+    same_run(script, whole, part)
+
+
+def same_run(script, *runs):
+    """Their checkpoints, their online steps, and all that they logged but the speed."""
+    same_state(*(script.load_checkpoint(str(run)) for run in runs))
+    one, other = (scalars(run) for run in runs)
     assert one.pop("charts/SPS") and other.pop("charts/SPS")
     assert one == other
+    one, other = (np.fromfile(f"{run}/replay.bin", np.uint8) for run in runs)
+    assert np.array_equal(one, other)
+
+
+@needs_extras
+@pytest.mark.parametrize("name", ["sac_flow_g", "qc_fql"])
+@pytest.mark.parametrize("steps", [0, 26, 30])
+def test_a_finished_run_can_be_made_longer(name, steps, data, tmp_path):
+    """After pretraining alone, and online at an episode's end, which is logged once more, and amid one."""
+    script = load(name)
+    flags = small(name, dataset_path=data[CUBE], run_dir=str(tmp_path), total_timesteps=steps, eval_frequency=12)
+    run = script.main(script.Args(**flags))
+    last = [step for step, _ in scalars(run).get("charts/episodic_return", [])]
+    assert last == {0: [], 26: [37, 50], 30: [37, 50]}[steps]
+    script.main(script.read_args(["--resume", run, "--total-timesteps", "60"]))
+    same_run(script, script.main(script.Args(**flags | {"total_timesteps": 60})), run)
 
 
 @needs_extras

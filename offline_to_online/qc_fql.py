@@ -211,11 +211,12 @@ def main(args: Args) -> str:
     args = with_presets(args)
     device = prepare(args)
     checkpoint = load_checkpoint(args.resume) if args.resume else None
-    start, episode, episode_start, success, metrics, queue = 0, 0, 0, 0.0, {}, []
+    start, episode, episode_start, success, metrics, queue = 0, -1, 0, 0.0, {}, []
+    obs, episode_return, ended = None, 0.0, False
     if checkpoint:
         was, queue = checkpoint["device"], list(checkpoint["queue"].numpy())
         require(was == device.type, f"--device {device.type}: the checkpoint is of a run on {was}; resume it there")
-        start, episode, episode_start, success, metrics, _ = checkpoint["counters"]
+        start, (_, episode, episode_start, success, metrics, _) = checkpoint["step"], checkpoint["counters"]
     last_step = args.offline_steps + args.total_timesteps
     files = find_dataset(args)
     env = make_env(args)
@@ -289,86 +290,83 @@ def main(args: Args) -> str:
     parts |= {"critic": critic, "target_critic": target_critic}
     parts |= {"actor_optimizer": actor_optimizer, "critic_optimizer": critic_optimizer}
     if checkpoint:
-        restore(args.resume, checkpoint, parts, buffer, generator)
+        rows = restore(args.resume, checkpoint, parts, buffer, generator)
+        if len(rows):  # of the episode in progress
+            obs, episode_return, ended = replay_episode(env, buffer.split(rows), episode_seed(args.seed, episode))
     path, writer = start_run(args, device, start)
     if not checkpoint:
         writer.add_text("data", describe(files, buffer))
+    # Online steps, one after the other: a checkpoint has their number and checksum; what is behind them is cut off.
+    replay = open(f"{path}/replay.bin", "ab")  # noqa: SIM115
+    replay.truncate(4 * buffer.rows.shape[1] * buffer.count)
 
-    def save(finished=False):
-        finite(step, metrics | {name: total(part) for name, part in parts.items() if name != "temperature"})
-        writer.flush()
-        state = {name: part.state_dict() for name, part in parts.items()} | {"args": asdict(args)}
-        state |= {"generator": generator.get_state(), "data": buffer.fingerprint, "device": device.type}
-        state |= {"queue": torch.as_tensor(np.array(queue)), "made_from": getattr(env.unwrapped, "made_from", None)}
-        state["counters"] = *counters, metrics, finished
-        save_checkpoint(path, state, buffer)
-
-    obs, episode_return, ended = None, 0.0, False
-    progress, clock, clock_step = progress_bar(start, args), time.perf_counter(), start
+    # With miniters=1 its rate, and thus the remaining time, is that of the moment; disable=None: on a terminal alone.
+    progress = tqdm(total=last_step, initial=start, miniters=1, disable=None, leave=False)
+    clock, clock_step = time.perf_counter(), start
     for step in range(start, last_step + 1):  # as many steps have been taken
-        # Evaluate, and write a checkpoint. What follows about this step is written again by a run that resumes here.
-        counters = step, episode, episode_start, success
-        paused, scores, phase_ends = time.perf_counter(), {}, step == args.offline_steps
-        if args.eval_frequency and (phase_ends or due(step, args.eval_frequency, last_step)):
-            film = f"{path}/videos/step-{step}.mp4" if args.capture_video else None
-            scores = evaluate(actor_view, eval_env, args, device, film)
-        stopping = bool(STOP)  # asked once: a signal behind this line ends the next step, with its checkpoint
-        if stopping or due(step, args.checkpoint_frequency, last_step):
-            save()
-        if stopping:
-            break
-        if obs is None and step >= args.offline_steps:  # and not earlier: relabelling a shard resets env too
-            position = replay_episode(env, buffer, episode_start, episode_seed(args.seed, episode))  # or a first reset
-            if position is None:
-                episode, episode_start, queue = episode + 1, buffer.count, []
-                position = env.reset(seed=episode_seed(args.seed, episode))[0], 0.0, False
-            obs, episode_return, ended = position
-        clock += time.perf_counter() - paused  # steps/s is of training alone
-
-        # Log, and read from the device, which waits.
+        # Log, and read from the device, which waits. A run that resumes here writes once more what is about this step.
         if ended:
             writer.add_scalar("charts/episodic_return", episode_return, step)
             writer.add_scalar("charts/episodic_length", buffer.count - episode_start, step)
             writer.add_scalar("charts/success", success, step)
-            episode, episode_start, episode_return, queue = episode + 1, buffer.count, 0.0, []
-            obs, _ = env.reset(seed=episode_seed(args.seed, episode))
-        for name, value in scores.items():
-            writer.add_scalar(f"eval/{name}", value, step)
-        if scores:
-            text = f"success {scores['success']:.2f}  eval return {scores['episodic_return']:.1f}"
-            tqdm.write(f"step {step}/{last_step} {'online' if step > args.offline_steps else 'offline'}  {text}")
         if due(step, args.log_frequency, last_step):
             if metrics:
                 metrics |= statistics(step)
-            for tag, value in finite(step, metrics).items():
+            require_finite(step, metrics)
+            for tag, value in metrics.items():
                 writer.add_scalar(tag, value, step)
             if step > clock_step:
                 writer.add_scalar("charts/SPS", (step - clock_step) / (time.perf_counter() - clock), step)
             clock, clock_step = time.perf_counter(), step
-        if step == last_step:
-            save(finished=True)
+
+        # Evaluate.
+        if args.eval_frequency and (step == args.offline_steps or due(step, args.eval_frequency, last_step)):
+            began = time.perf_counter()
+            film = f"{path}/videos/step-{step}.mp4" if args.capture_video else None
+            scores = evaluate(actor_view, eval_env, args, device, film)
+            if not STOP:  # which cuts it short: a run that resumes here evaluates once more
+                for name, value in scores.items():
+                    writer.add_scalar(f"eval/{name}", value, step)
+                text = f"success {scores['success']:.2f}  eval return {scores['episodic_return']:.1f}"
+                tqdm.write(f"step {step}/{last_step} {'online' if step > args.offline_steps else 'offline'}  {text}")
+            clock += time.perf_counter() - began  # steps/s leaves it out
+
+        # Write a checkpoint.
+        stopping, last = bool(STOP), step == last_step  # a signal behind this line ends the next step
+        if stopping or due(step, args.checkpoint_frequency, last_step):
+            require_finite(step, metrics | {name: total(part) for name, part in parts.items() if name != "temperature"})
+            writer.flush()
+            state = {name: part.state_dict() for name, part in parts.items()} | {"args": asdict(args), "step": step}
+            state |= {"generator": generator.get_state(), "data": buffer.fingerprint, "device": device.type}
+            state |= {"queue": torch.as_tensor(np.array(queue)), "crc": buffer.crc}
+            state["made_from"] = getattr(env.unwrapped, "made_from", None)
+            state["counters"] = buffer.count, episode, episode_start, success, metrics, last and not stopping
+            save_checkpoint(path, state, replay)
+        if stopping or last:
             break
 
         # Act, the first actions of a chunk without looking again, and update.
         if shard(args, files, step + 1) != loaded:
             loaded = shard(args, files, step + 1)
             buffer.load(load_dataset(args, loaded, env))
-        online, metrics = step >= args.offline_steps, {}  # what is not computed in this step is not logged
+        online, metrics, phase = step >= args.offline_steps, {}, "pretraining"  # what is not computed now is not logged
         if not online or step >= args.offline_steps + args.learning_starts:
             metrics = update(online)
         if online:
+            phase = "training" if metrics else "acting"
+            if ended or obs is None:  # and not earlier: relabelling a shard resets env too
+                episode, episode_start, episode_return, queue = episode + 1, buffer.count, 0.0, []
+                obs, _ = env.reset(seed=episode_seed(args.seed, episode))
             queue = queue or next_chunk(actor_view, obs, args, generator)
             action = queue.pop(0)
             next_obs, reward, terminated, truncated, info = env.step(action.copy())
             ended, success = terminated or truncated, float(info["success"])
             row = {"obs": obs, "action": action, "reward": reward, "next_obs": next_obs}
-            buffer.add(**row, mask=1 - terminated, terminal=ended)
+            replay.write(buffer.add(**row, mask=1 - terminated, terminal=ended))
             obs, episode_return = next_obs, episode_return + float(reward)
+        progress.set_description(phase, refresh=False)
         progress.update()
-        if step + 1 in (args.offline_steps, args.offline_steps + args.learning_starts):
-            progress.close()
-            progress = progress_bar(step + 1, args)
-    for opened in {progress, writer, env, eval_env}:  # without evaluations the last two are one
+    for opened in {progress, writer, replay, env, eval_env}:  # without evaluations the last two are one
         opened.close()
     if stopping:
         print(f"interrupted; go on with: {sys.executable} {sys.argv[0]} --resume {path}")
@@ -377,7 +375,7 @@ def main(args: Args) -> str:
 
 
 # Housekeeping: whoever reads for the algorithm stops here.
-FORMAT = "offline to online 2"  # of a checkpoint: another one's cannot be resumed
+FORMAT = "offline to online 3"  # of a checkpoint: another one's cannot be resumed
 ROBOMIMIC = {"lift": "Lift", "can": "PickPlaceCan", "square": "NutAssemblySquare"}
 OGBENCH = re.compile(r"(cube-(?:single|double|triple|quadruple)|scene)-(play|noisy)-singletask(-task[1-5])?-v0")
 OBS_KEYS = "robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos", "object"  # in a robomimic file
@@ -551,21 +549,17 @@ def episode_seed(seed: int, episode: int) -> int:
     return int(np.random.SeedSequence((seed, episode)).generate_state(1)[0])
 
 
-def replay_episode(env: gym.Env, buffer, start: int, seed: int) -> tuple[np.ndarray, float, bool] | None:
-    """Take env to where the run stands, by its actions since step `start` once more: observation, return so far, and
-    whether it ended. None where what comes differs from what is stored, or the buffer does not reach back to start."""
-    if buffer.count - start > len(buffer.rows):
-        print(f"{env.spec.id}: an episode longer than --buffer-size: a new one begins")
-        return None
-    rows = buffer.split(buffer.rows[torch.arange(start, buffer.count) % len(buffer.rows)])
+def replay_episode(env: gym.Env, rows: dict[str, torch.Tensor], seed: int) -> tuple[np.ndarray | None, float, bool]:
+    """Reset env and take it to where the run stands, by its episode's actions once more: observation, return so far,
+    and whether it ended. The observation is None where what comes differs from what is stored."""
     (obs, _), episode_return, ended = env.reset(seed=seed), 0.0, False
-    columns = [rows[name].cpu().numpy() for name in ("obs", "action", "reward", "next_obs")]
+    columns = [rows[name].numpy() for name in ("obs", "action", "reward", "next_obs")]
     for before, action, paid, after in zip(*columns, strict=True):
         repeats = np.array_equal(obs, before)
         obs, reward, terminated, truncated, _ = env.step(action)
         if not repeats or np.float32(reward) != paid or not np.array_equal(obs, after):
             print(f"{env.spec.id} did not repeat its episode: a new one begins")
-            return None
+            return None, 0.0, False
         episode_return, ended = episode_return + float(reward), terminated or truncated
     return obs, episode_return, ended
 
@@ -740,8 +734,8 @@ class ReplayBuffer:
         most = int(0.8 * free / needed * capacity)
         require(needed <= free, f"--buffer-size {capacity}: more than the free memory; {most} would fit")
         self.rows = torch.empty(capacity, sum(self.widths.values()), device=device)
-        self.segments = [(0, 0, 0)]  # of replay.bin: first transition, end, CRC-32
-        self.offline = self.count = 0  # rows of the dataset, and online steps so far
+        self.offline = 0  # rows of the dataset
+        self.count, self.crc = 0, 0  # of all online steps, which replay.bin holds
 
     def load(self, data: dict[str, np.ndarray]):
         """Take in a dataset, or its next shard. Only before the first online step."""
@@ -755,14 +749,16 @@ class ReplayBuffer:
         """A column (N, n) of the dataset's steps."""
         return self.split(self.rows[-self.offline :])[name]
 
-    def add(self, **step):
-        """Store one online step, given by name as NumPy arrays and numbers; ends the run where one is not finite."""
+    def add(self, **step) -> np.ndarray:
+        """Store one online step, given by name as NumPy arrays and numbers; returns its row, for replay.bin. Ends the
+        run where one is not finite."""
         row = np.concatenate([np.atleast_1d(step[name]) for name in self.widths], dtype=np.float32)
         if not np.isfinite(row).all():
             bad = ", ".join(name for name, value in step.items() if not np.isfinite(np.float32(value)).all())
             raise SystemExit(f"error: online step {self.count + 1}: {bad} not finite; the last checkpoint stays")
         self.rows[self.count % len(self.rows)] = torch.from_numpy(row)
-        self.count += 1
+        self.count, self.crc = self.count + 1, zlib.crc32(row, self.crc)
+        return row
 
     def split(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
         """Rows (.., width) -> name -> (.., n)."""
@@ -847,26 +843,9 @@ def stop(number: int, _):
         os._exit(128 + number)
 
 
-def progress_bar(step: int, args: Args) -> tqdm:
-    """The bar of a phase: its rate, and thus the remaining time, count from the phase's first step to its last."""
-    first_update, last_step = args.offline_steps + args.learning_starts, args.offline_steps + args.total_timesteps
-    ends = {"pretraining": args.offline_steps, "acting": min(first_update, last_step), "training": last_step}
-    phase = next((name for name, end in ends.items() if step < end), "training")
-    return tqdm(total=ends[phase], initial=step, desc=phase, leave=False, disable=not sys.stderr.isatty())
-
-
 def due(step: int, frequency: int, last: int) -> bool:
     """Whether what is done every so many steps is done at this one; at the last it always is, with 0 at no other."""
     return step == last or (step > 0 and frequency > 0 and step % frequency == 0)
-
-
-def finite(step: int, metrics: dict[str, torch.Tensor]) -> dict[str, float]:
-    """The metrics as numbers; ends the run before one that is not finite reaches a checkpoint."""
-    numbers = {tag: value.item() for tag, value in metrics.items()}
-    bad = [tag for tag, number in numbers.items() if not math.isfinite(number)]
-    if bad:
-        raise SystemExit(f"error: step {step}: {', '.join(bad)} not finite; the last checkpoint stays")
-    return numbers
 
 
 def total(part: nn.Module | torch.optim.Optimizer) -> torch.Tensor:
@@ -875,23 +854,19 @@ def total(part: nn.Module | torch.optim.Optimizer) -> torch.Tensor:
     return sum((tensor.detach().sum() for table in tables for tensor in table.values()), torch.zeros(()))
 
 
-def save_checkpoint(run: str, state: dict, buffer: ReplayBuffer):
-    """Append the transitions since the last checkpoint to replay.bin, then swap checkpoint.pt: what a crash leaves in
-    between is overwritten."""
-    capacity, width = buffer.rows.shape
-    start = max(buffer.segments[-1][1], buffer.count - capacity)
-    first, length, crc = start % capacity, buffer.count - start, 0
-    with open(os.open(f"{run}/replay.bin", os.O_WRONLY | os.O_CREAT, 0o666), "wb") as file:
-        file.seek(4 * width * start)
-        for rows in (buffer.rows[first : first + length], buffer.rows[: max(first + length - capacity, 0)]):
-            data = rows.cpu().numpy()
-            crc = zlib.crc32(data, crc)
-            file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    buffer.segments += [(start, buffer.count, crc)] * (length > 0)
+def require_finite(step: int, values: dict[str, torch.Tensor]):
+    """Ends the run before a number that is not finite is stored or reaches a checkpoint."""
+    bad = [name for name, value in values.items() if not value.isfinite().all()]
+    if bad:
+        raise SystemExit(f"error: step {step}: {', '.join(bad)} not finite; the last checkpoint stays")
+
+
+def save_checkpoint(run: str, state: dict, replay: io.BufferedWriter):
+    """Send all transitions to the disk, then swap checkpoint.pt: a crash in between leaves the last one whole."""
+    replay.flush()
+    os.fsync(replay.fileno())
     blob = io.BytesIO()  # torch.save itself meets a full disk with an error of its own
-    torch.save(state | {"segments": buffer.segments, "format": FORMAT, "script": os.path.basename(__file__)}, blob)
+    torch.save(state | {"format": FORMAT, "script": os.path.basename(__file__)}, blob)
     with open(f"{run}/checkpoint.pt.tmp", "wb") as file:
         file.write(blob.getbuffer())
         file.flush()
@@ -899,51 +874,45 @@ def save_checkpoint(run: str, state: dict, buffer: ReplayBuffer):
     os.replace(f"{run}/checkpoint.pt.tmp", f"{run}/checkpoint.pt")
 
 
-def read_checkpoint(path: str) -> tuple[dict, str]:
-    """What a checkpoint or a policy file holds, and what is wrong with it; nothing in the file can execute."""
+def read_checkpoint(path: str, flag: str) -> dict:
+    """What a checkpoint or a policy file holds; nothing in the file can execute."""
     try:
         if zipfile.ZipFile(path).testzip():
-            return {}, "damaged, its checksum differs"
-        return dict(torch.load(path, map_location="cpu", weights_only=True)), ""
+            raise ValueError("a checksum differs")
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # whatever a missing, damaged or foreign file makes the readers raise
-        return {}, f"missing, damaged or foreign ({error})"
+        require(False, f"{flag}: {os.path.basename(path)} is missing, damaged or foreign ({error})")
 
 
 def load_checkpoint(run: str) -> dict:
     """The state that `save_checkpoint` was given."""
-    state, problem = read_checkpoint(f"{run}/checkpoint.pt")
-    version = "of another version of the script; resume it with that version"
-    if not problem and state.get("format") != FORMAT:
-        problem = version
-    elif not problem and state.get("script") != os.path.basename(__file__):
-        problem = f"written by {state.get('script')}; resume it with that script"
-    elif not problem and state.get("args", {}).keys() != asdict(Args()).keys():
-        problem = version
-    require(not problem, f"--resume {run}: checkpoint.pt is {problem}")
+    state, subject = read_checkpoint(f"{run}/checkpoint.pt", f"--resume {run}"), f"--resume {run}: checkpoint.pt is"
+    script, version = state.get("script"), (state.get("format"), state.get("args", {}).keys())
+    require(script == os.path.basename(__file__), f"{subject} written by {script}; resume it with that script")
+    require(version == (FORMAT, asdict(Args()).keys()), f"{subject} of another version; resume it with that version")
     return state
 
 
-def restore(run: str, checkpoint: dict, parts: dict, buffer: ReplayBuffer, generator: torch.Generator):
-    """Put the networks and optimizers back, the generator, and the transitions that the buffer held."""
-    same = len(checkpoint["generator"]) == len(generator.get_state())
-    require(same, f"--resume {run}: of a run on another kind of device; resume it there")
-    generator.set_state(checkpoint["generator"])
+def restore(run: str, checkpoint: dict, parts: dict, buffer: ReplayBuffer, generator: torch.Generator) -> torch.Tensor:
+    """Put the networks and optimizers back, the generator, and the transitions that the buffer held; returns the rows
+    of the episode in progress."""
     try:
+        generator.set_state(checkpoint["generator"])
         for name, part in parts.items():
             part.load_state_dict(checkpoint[name])
-    except Exception as error:  # other networks under the same flags
-        require(False, f"--resume {run}: checkpoint.pt is of another version of the script or the task ({error})")
+    except Exception as error:  # other networks under the same flags, or a GPU's random numbers
+        kinds = "another version of the script or the task, or of another kind of device"
+        require(False, f"--resume {run}: checkpoint.pt is of {kinds} ({error})")
+    buffer.count, buffer.crc = checkpoint["counters"][0], checkpoint["crc"]
     capacity, width = buffer.rows.shape
-    buffer.segments = checkpoint["segments"]
-    buffer.count = buffer.segments[-1][1]
-    for start, end, crc in buffer.segments:
-        if end > buffer.count - capacity:
-            rows = np.empty((0, width), np.float32)
-            with suppress(OSError):
-                rows = np.fromfile(f"{run}/replay.bin", np.float32, (end - start) * width, offset=4 * width * start)
-            require(zlib.crc32(rows) == crc, f"--resume {run}: replay.bin is missing or damaged; start a new run")
-            rows = torch.from_numpy(rows).view(-1, width)[-capacity:]
-            buffer.rows[torch.arange(end - len(rows), end) % capacity] = rows.to(buffer.rows.device)
+    stored = np.empty((0, width), np.float32)
+    with suppress(OSError, ValueError):  # no such file, or one that is too short
+        stored = np.memmap(f"{run}/replay.bin", np.float32, "c", shape=(buffer.count, width))
+    intact = zlib.crc32(stored) == buffer.crc
+    require(intact, f"--resume {run}: replay.bin is missing or damaged; start a new run")
+    rows = torch.from_numpy(stored[-capacity:])
+    buffer.rows[torch.arange(buffer.count - len(rows), buffer.count) % capacity] = rows.to(buffer.rows.device)
+    return torch.from_numpy(np.array(stored[checkpoint["counters"][2] :]))
 
 
 def describe(files: list[str], buffer: ReplayBuffer) -> str:
@@ -1006,8 +975,8 @@ def read_args(argv: list[str] | None = None) -> Args:
         fine = value == old or name in ("resume", "checkpoint_frequency", "dataset_path")
         fine = fine or (name == "total_timesteps" and value > old)
         require(fine, f"{flag} {value}: the checkpoint has {old}; leave the flag out or start a new run")
-    step, *_, finished = checkpoint["counters"]
-    done = finished and step == args.offline_steps + args.total_timesteps
+    last_step = args.offline_steps + args.total_timesteps
+    done = checkpoint["step"] == last_step and checkpoint["counters"][-1]
     require(not done, "--resume: finished; raise --total-timesteps")
     return args
 

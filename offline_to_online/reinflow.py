@@ -302,7 +302,7 @@ def improve(actor, critic, actor_optimizer, critic_optimizer, rollout: dict, arg
                 values |= {"losses/clip_fraction": clip_share, "policy/entropy": entropy.item()}
             for name, value in values.items():
                 history.setdefault(name, []).append(value)
-    return {name: np.mean(values) for name, values in history.items()}
+    return {name: torch.tensor(np.mean(values)) for name, values in history.items()}
 
 
 def main(args: Args) -> str:
@@ -315,7 +315,7 @@ def main(args: Args) -> str:
     if checkpoint:
         was = checkpoint["device"]
         require(was == device.type, f"--device {device.type}: the checkpoint is of a run on {was}; resume it there")
-        start, episode, iteration, evaluated = checkpoint["counters"]
+        start, (_, episode, iteration, evaluated) = checkpoint["step"], checkpoint["counters"]
     last_step = args.offline_steps + args.total_timesteps
     files = find_dataset(args)
     require(len(files) == 1, f"--dataset-path {args.dataset_path}: a folder of shards; name one file, or its only one")
@@ -363,6 +363,7 @@ def main(args: Args) -> str:
     path, writer = start_run(args, device, start + 1)
     if not checkpoint:
         writer.add_text("data", describe(files, buffer))
+    replay = open(f"{path}/replay.bin", "ab")  # noqa: SIM115  (stays empty: no step is used again)
 
     def log_evaluation() -> bool:
         """Evaluate and write the scores; False if a signal came in between: a resumed run then does it again."""
@@ -382,20 +383,22 @@ def main(args: Args) -> str:
         return before < step and frequency > 0 and (ended or step // frequency > before // frequency)
 
     def save():
-        finite(step, metrics | {name: total(part) for name, part in parts.items()})
+        require_finite(step, metrics | {name: total(part) for name, part in parts.items()})
         writer.flush()
         state = {name: part.state_dict() for name, part in parts.items()} | {"args": asdict(args)}
         state |= {"generator": generator.get_state(), "data": buffer.fingerprint, "device": device.type}
-        state |= {"scale": [scale.count, scale.mean, scale.var]}
+        state |= {"scale": [scale.count, scale.mean, scale.var], "crc": buffer.crc, "step": step}
         state["made_from"] = getattr(env.unwrapped, "made_from", None)
-        state["counters"] = step, episode, iteration, evaluated
-        save_checkpoint(path, state, buffer)
+        state["counters"] = buffer.count, episode, iteration, evaluated
+        save_checkpoint(path, state, replay)
 
     metrics, step = {}, start
     if not evaluated:  # at the step where the run was stopped
         evaluated = log_evaluation()
         save()
-    progress, clock, clock_step = progress_bar(start, args), time.perf_counter(), start
+    # With miniters=1 its rate, and thus the remaining time, is that of the moment; disable=None: on a terminal alone.
+    progress = tqdm(total=last_step, initial=start, miniters=1, disable=None, leave=False)
+    clock, clock_step = time.perf_counter(), start
     while step < last_step and not STOP:
         before, began = step, (step, episode, generator.get_state())
         if step < args.offline_steps:
@@ -421,16 +424,15 @@ def main(args: Args) -> str:
                 iteration += 1
 
         # Log, and read from the device, which waits.
+        progress.set_description("pretraining" if before < args.offline_steps else "training", refresh=False)
         progress.update(step - before)
         if step > before and (step % args.log_frequency == 0 or step > args.offline_steps or step == last_step):
-            for tag, value in finite(step, metrics).items():
+            require_finite(step, metrics)
+            for tag, value in metrics.items():
                 writer.add_scalar(tag, value, step)
             writer.add_scalar("charts/SPS", (step - clock_step) / (time.perf_counter() - clock), step)
             clock, clock_step = time.perf_counter(), step
         paused = time.perf_counter()
-        if step == args.offline_steps:
-            progress.close()
-            progress = progress_bar(step, args)
         # Evaluate.
         if due(args.eval_frequency, before, step):
             evaluated = log_evaluation()
@@ -438,7 +440,7 @@ def main(args: Args) -> str:
         if STOP or step == last_step or due(args.checkpoint_frequency, before, step):
             save()
         clock += time.perf_counter() - paused  # steps/s is of training alone
-    for opened in {progress, writer, *envs, eval_env}:  # without evaluations the last is one of those
+    for opened in {progress, writer, replay, *envs, eval_env}:  # without evaluations the last is one of those
         opened.close()
     if STOP and (step < last_step or not evaluated):
         print(f"interrupted; go on with: {sys.executable} {sys.argv[0]} --resume {path}")
@@ -447,7 +449,7 @@ def main(args: Args) -> str:
 
 
 # Housekeeping: whoever reads for the algorithm stops here.
-FORMAT = "offline to online 2"  # of a checkpoint: another one's cannot be resumed
+FORMAT = "offline to online 3"  # of a checkpoint: another one's cannot be resumed
 ROBOMIMIC = {"lift": "Lift", "can": "PickPlaceCan", "square": "NutAssemblySquare"}
 OGBENCH = re.compile(r"(cube-(?:single|double|triple|quadruple)|scene)-(play|noisy)-singletask(-task[1-5])?-v0")
 OBS_KEYS = "robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos", "object"  # in a robomimic file
@@ -792,8 +794,8 @@ class ReplayBuffer:
         most = int(0.8 * free / needed * capacity)
         require(needed <= free, f"--buffer-size {capacity}: more than the free memory; {most} would fit")
         self.rows = torch.empty(capacity, sum(self.widths.values()), device=device)
-        self.segments = [(0, 0, 0)]  # of replay.bin: first transition, end, CRC-32
-        self.offline = self.count = 0  # rows of the dataset, and online steps so far
+        self.offline = 0  # rows of the dataset
+        self.count, self.crc = 0, 0  # of all online steps, which replay.bin holds
 
     def load(self, data: dict[str, np.ndarray]):
         """Take in a dataset, or its next shard. Only before the first online step."""
@@ -807,14 +809,16 @@ class ReplayBuffer:
         """A column (N, n) of the dataset's steps."""
         return self.split(self.rows[-self.offline :])[name]
 
-    def add(self, **step):
-        """Store one online step, given by name as NumPy arrays and numbers; ends the run where one is not finite."""
+    def add(self, **step) -> np.ndarray:
+        """Store one online step, given by name as NumPy arrays and numbers; returns its row, for replay.bin. Ends the
+        run where one is not finite."""
         row = np.concatenate([np.atleast_1d(step[name]) for name in self.widths], dtype=np.float32)
         if not np.isfinite(row).all():
             bad = ", ".join(name for name, value in step.items() if not np.isfinite(np.float32(value)).all())
             raise SystemExit(f"error: online step {self.count + 1}: {bad} not finite; the last checkpoint stays")
         self.rows[self.count % len(self.rows)] = torch.from_numpy(row)
-        self.count += 1
+        self.count, self.crc = self.count + 1, zlib.crc32(row, self.crc)
+        return row
 
     def split(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
         """Rows (.., width) -> name -> (.., n)."""
@@ -894,46 +898,25 @@ def stop(number: int, _):
         os._exit(128 + number)
 
 
-def progress_bar(step: int, args: Args) -> tqdm:
-    """The bar of a phase: its rate, and thus the remaining time, count from the phase's first step to its last."""
-    pretraining = step < args.offline_steps
-    total = args.offline_steps if pretraining else args.offline_steps + args.total_timesteps
-    phase = "pretraining" if pretraining else "training"
-    return tqdm(total=total, initial=step, desc=phase, leave=False, disable=not sys.stderr.isatty())
-
-
-def finite(step: int, metrics: dict[str, torch.Tensor]) -> dict[str, float]:
-    """The metrics as numbers; ends the run before one that is not finite reaches a checkpoint."""
-    numbers = {tag: value.item() for tag, value in metrics.items()}
-    bad = [tag for tag, number in numbers.items() if not math.isfinite(number)]
-    if bad:
-        raise SystemExit(f"error: step {step}: {', '.join(bad)} not finite; the last checkpoint stays")
-    return numbers
-
-
 def total(part: nn.Module | torch.optim.Optimizer) -> torch.Tensor:
     """The sum of all weights, or of all that Adam remembers, which is finite only where they are."""
     tables = [dict(part.named_parameters())] if isinstance(part, nn.Module) else part.state.values()
     return sum((tensor.detach().sum() for table in tables for tensor in table.values()), torch.zeros(()))
 
 
-def save_checkpoint(run: str, state: dict, buffer: ReplayBuffer):
-    """Append the transitions since the last checkpoint to replay.bin, then swap checkpoint.pt: what a crash leaves in
-    between is overwritten."""
-    capacity, width = buffer.rows.shape
-    start = max(buffer.segments[-1][1], buffer.count - capacity)
-    first, length, crc = start % capacity, buffer.count - start, 0
-    with open(os.open(f"{run}/replay.bin", os.O_WRONLY | os.O_CREAT, 0o666), "wb") as file:
-        file.seek(4 * width * start)
-        for rows in (buffer.rows[first : first + length], buffer.rows[: max(first + length - capacity, 0)]):
-            data = rows.cpu().numpy()
-            crc = zlib.crc32(data, crc)
-            file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    buffer.segments += [(start, buffer.count, crc)] * (length > 0)
+def require_finite(step: int, values: dict[str, torch.Tensor]):
+    """Ends the run before a number that is not finite is stored or reaches a checkpoint."""
+    bad = [name for name, value in values.items() if not value.isfinite().all()]
+    if bad:
+        raise SystemExit(f"error: step {step}: {', '.join(bad)} not finite; the last checkpoint stays")
+
+
+def save_checkpoint(run: str, state: dict, replay: io.BufferedWriter):
+    """Send all transitions to the disk, then swap checkpoint.pt: a crash in between leaves the last one whole."""
+    replay.flush()
+    os.fsync(replay.fileno())
     blob = io.BytesIO()  # torch.save itself meets a full disk with an error of its own
-    torch.save(state | {"segments": buffer.segments, "format": FORMAT, "script": os.path.basename(__file__)}, blob)
+    torch.save(state | {"format": FORMAT, "script": os.path.basename(__file__)}, blob)
     with open(f"{run}/checkpoint.pt.tmp", "wb") as file:
         file.write(blob.getbuffer())
         file.flush()
@@ -941,51 +924,45 @@ def save_checkpoint(run: str, state: dict, buffer: ReplayBuffer):
     os.replace(f"{run}/checkpoint.pt.tmp", f"{run}/checkpoint.pt")
 
 
-def read_checkpoint(path: str) -> tuple[dict, str]:
-    """What a checkpoint or a policy file holds, and what is wrong with it; nothing in the file can execute."""
+def read_checkpoint(path: str, flag: str) -> dict:
+    """What a checkpoint or a policy file holds; nothing in the file can execute."""
     try:
         if zipfile.ZipFile(path).testzip():
-            return {}, "damaged, its checksum differs"
-        return dict(torch.load(path, map_location="cpu", weights_only=True)), ""
+            raise ValueError("a checksum differs")
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # whatever a missing, damaged or foreign file makes the readers raise
-        return {}, f"missing, damaged or foreign ({error})"
+        require(False, f"{flag}: {os.path.basename(path)} is missing, damaged or foreign ({error})")
 
 
 def load_checkpoint(run: str) -> dict:
     """The state that `save_checkpoint` was given."""
-    state, problem = read_checkpoint(f"{run}/checkpoint.pt")
-    version = "of another version of the script; resume it with that version"
-    if not problem and state.get("format") != FORMAT:
-        problem = version
-    elif not problem and state.get("script") != os.path.basename(__file__):
-        problem = f"written by {state.get('script')}; resume it with that script"
-    elif not problem and state.get("args", {}).keys() != asdict(Args()).keys():
-        problem = version
-    require(not problem, f"--resume {run}: checkpoint.pt is {problem}")
+    state, subject = read_checkpoint(f"{run}/checkpoint.pt", f"--resume {run}"), f"--resume {run}: checkpoint.pt is"
+    script, version = state.get("script"), (state.get("format"), state.get("args", {}).keys())
+    require(script == os.path.basename(__file__), f"{subject} written by {script}; resume it with that script")
+    require(version == (FORMAT, asdict(Args()).keys()), f"{subject} of another version; resume it with that version")
     return state
 
 
-def restore(run: str, checkpoint: dict, parts: dict, buffer: ReplayBuffer, generator: torch.Generator):
-    """Put the networks and optimizers back, the generator, and the transitions that the buffer held."""
-    same = len(checkpoint["generator"]) == len(generator.get_state())
-    require(same, f"--resume {run}: of a run on another kind of device; resume it there")
-    generator.set_state(checkpoint["generator"])
+def restore(run: str, checkpoint: dict, parts: dict, buffer: ReplayBuffer, generator: torch.Generator) -> torch.Tensor:
+    """Put the networks and optimizers back, the generator, and the transitions that the buffer held; returns the rows
+    of the episode in progress."""
     try:
+        generator.set_state(checkpoint["generator"])
         for name, part in parts.items():
             part.load_state_dict(checkpoint[name])
-    except Exception as error:  # other networks under the same flags
-        require(False, f"--resume {run}: checkpoint.pt is of another version of the script or the task ({error})")
+    except Exception as error:  # other networks under the same flags, or a GPU's random numbers
+        kinds = "another version of the script or the task, or of another kind of device"
+        require(False, f"--resume {run}: checkpoint.pt is of {kinds} ({error})")
+    buffer.count, buffer.crc = checkpoint["counters"][0], checkpoint["crc"]
     capacity, width = buffer.rows.shape
-    buffer.segments = checkpoint["segments"]
-    buffer.count = buffer.segments[-1][1]
-    for start, end, crc in buffer.segments:
-        if end > buffer.count - capacity:
-            rows = np.empty((0, width), np.float32)
-            with suppress(OSError):
-                rows = np.fromfile(f"{run}/replay.bin", np.float32, (end - start) * width, offset=4 * width * start)
-            require(zlib.crc32(rows) == crc, f"--resume {run}: replay.bin is missing or damaged; start a new run")
-            rows = torch.from_numpy(rows).view(-1, width)[-capacity:]
-            buffer.rows[torch.arange(end - len(rows), end) % capacity] = rows.to(buffer.rows.device)
+    stored = np.empty((0, width), np.float32)
+    with suppress(OSError, ValueError):  # no such file, or one that is too short
+        stored = np.memmap(f"{run}/replay.bin", np.float32, "c", shape=(buffer.count, width))
+    intact = zlib.crc32(stored) == buffer.crc
+    require(intact, f"--resume {run}: replay.bin is missing or damaged; start a new run")
+    rows = torch.from_numpy(stored[-capacity:])
+    buffer.rows[torch.arange(buffer.count - len(rows), buffer.count) % capacity] = rows.to(buffer.rows.device)
+    return torch.from_numpy(np.array(stored[checkpoint["counters"][2] :]))
 
 
 def describe(files: list[str], buffer: ReplayBuffer) -> str:
@@ -1048,8 +1025,8 @@ def read_args(argv: list[str] | None = None) -> Args:
         fine = value == old or name in ("resume", "checkpoint_frequency", "dataset_path")
         fine = fine or (name == "total_timesteps" and value > old)
         require(fine, f"{flag} {value}: the checkpoint has {old}; leave the flag out or start a new run")
-    step, *_, finished = checkpoint["counters"]
-    done = finished and step == args.offline_steps + args.total_timesteps
+    last_step = args.offline_steps + args.total_timesteps
+    done = checkpoint["step"] == last_step and checkpoint["counters"][-1]
     require(not done, "--resume: finished; raise --total-timesteps")
     return args
 

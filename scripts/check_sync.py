@@ -36,7 +36,7 @@ OWN = {
         *("Actor", "critic_loss", "actor_loss", "main", "PRESETS", "PRESET_FLAGS", "LIMITS"),
     },
     "offline_to_online/reinflow.py": {
-        *("Actor", "flow_loss", "descend", "main", "PRESETS", "PRESET_FLAGS", "LIMITS", "progress_bar"),
+        *("Actor", "flow_loss", "descend", "main", "PRESETS", "PRESET_FLAGS", "LIMITS"),
         *("Args.env_id", "Args.dataset_path", "Args.seed", "Args.offline_steps", "Args.horizon_length"),
         *("Args.batch_size", "Args.gamma", "Args.sampling_steps", "Args.hidden_dim", "Args.critic_hidden_dim"),
         *("Args.compile", "Args.log_frequency"),
@@ -69,7 +69,7 @@ OWN = {
 COMMON = {
     "offline_to_online": {
         *("Actor", "Critic", "critic_loss", "actor_loss", "path_statistics", "descend", "main", "FORMAT", "prepare"),
-        *("frozen_view", "make_env", "ReplayBuffer", "evaluate", "progress_bar", "load_checkpoint", "read_args"),
+        *("frozen_view", "make_env", "ReplayBuffer", "evaluate", "load_checkpoint", "read_args"),
         *("PRESETS", "PRESET_FLAGS"),
     },
     "baselines": {"frozen_view", "read_args", "descend", "actor_loss"},

@@ -197,7 +197,8 @@ def torture(case, folder: Path, rng: random.Random, first: int) -> list[dict]:
         require(hit, f"{script}: ended with {run.process.returncode} before its kill", run)
         path = next(killed.iterdir())
         row = {"kill": first + i + 1, "script": script, "case": special, "phase": phase_of(path, run.began)}
-        resumed = checkpoint_of(path)["counters"][0]
+        state = checkpoint_of(path)
+        resumed = state["step"] if "step" in state else state["counters"][0]
         rows.append(row | {"step of the progress bar": run.step, "resumed from": resumed})
         print(*rows[-1].values(), sep=", ", flush=True)
     run = start(killed)

@@ -280,7 +280,7 @@ def test_an_official_npz_is_trained_on_as_it_is(tmp_path, env_id):
     path = ogbench_file(tmp_path, env_id)
     flags = small(env_id=env_id, dataset_path=path, run_dir=str(tmp_path / "runs"), offline_steps=4, total_timesteps=7)
     state = SCRIPT.load_checkpoint(SCRIPT.main(SCRIPT.Args(**flags | {"eval_frequency": 0})))
-    assert state["counters"][0] == 11 and state["data"][0] == 57
+    assert state["step"] == 11 and state["counters"][0] == 7 and state["data"][0] == 57
 
 
 OSC = {"type": "OSC_POSE", "input_max": 1, "input_min": -1, "kp": 150, "damping": 1, "impedance_mode": "fixed"}
@@ -382,7 +382,7 @@ def test_an_official_hdf5_is_trained_on_as_it_is(low_dim, tmp_path):
     """Its controller is named by control_delta and refers to the world: the environment moves as it does there."""
     flags = small(env_id="lift", dataset_path=low_dim, run_dir=str(tmp_path), offline_steps=4, total_timesteps=7)
     state = SCRIPT.load_checkpoint(SCRIPT.main(SCRIPT.Args(**flags | {"eval_frequency": 0})))
-    assert state["counters"][0] == 11 and state["data"][0] == DEMOS * ROWS
+    assert state["step"] == 11 and state["counters"][0] == 7 and state["data"][0] == DEMOS * ROWS
     env, theirs = make("lift", dataset_path=low_dim), make_robosuite()
     moved = []
     for robosuite_env in (env.unwrapped.env, theirs):

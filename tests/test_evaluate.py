@@ -94,6 +94,7 @@ def test_a_policy_file_is_the_actor_its_flags_and_nothing_that_executes(runs, tm
     assert evaluate(runs["sac_flow_t"], "--save-policy", policy).returncode == 0
     state = torch.load(policy, weights_only=True)
     assert state.keys() == {"actor", "args", "script", "step"}
+    assert (state["args"]["run_dir"], state["args"]["resume"]) == ("runs", None), "no folder of its owner's"
     script = pytest.importorskip("sac_flow_t")
     actor = make_actor(script, obs_dim=4, box=script.gym.make("InvertedPendulum-v4").action_space, d_model=96)
     assert actor.load_state_dict(state["actor"]) and {"norm.running_mean", "norm.running_var"} <= state["actor"].keys()

@@ -527,8 +527,9 @@ def test_humanoid_in_the_decisions_log():
             cells.append(f"{returns.mean():.0f} [{returns.min():.0f}, {returns.max():.0f}]")
         assert f"| {name} | {' | '.join(cells)} |" in log, cells
     policies = pd.read_csv(ROOT / "results" / "policies.csv")
-    for name, (_, row) in zip(("Flow-T", "Gaussian"), policies.iterrows(), strict=True):
-        assert (row["script"], row["episodes"]) == (f"{names[name]}.py", 20)
+    shown = ("Flow-T, corrected", "Gaussian, corrected", "Flow-T", "Gaussian")
+    for name, (_, row) in zip(shown, policies.iterrows(), strict=True):
+        assert (row["script"], row["episodes"]) == (f"{names[name.removesuffix(', corrected')]}.py", 20)
         step = f"{row['step']:,}".replace(",", " ")
         assert f"| {name} | {step} | {row['mean']:.0f} ± {row['std']:.0f} |" in log
 

@@ -61,7 +61,7 @@ class Args:
     adam_beta1: float = 0.5  # Adam's first-moment decay in all three optimizers (CrossQ: 0.5, elsewhere 0.9)
     policy_frequency: int = 3  # critic updates per actor and temperature update
     crossq: bool = True  # BatchRenorm critics without target networks, or plain critics with target networks
-    renorm_warmup: int = 100_000  # a network's updates before BatchRenorm corrects towards its running statistics
+    renorm_warmup: int = 100_000  # a network's updates before BatchRenorm corrects by running statistics; small: never
     tau: float = 0.005  # target smoothing per update, used with --no-crossq only
     critic_hidden_dim: int = 1024  # width of the critics' two hidden layers
     normalize_obs: bool = True  # BatchRenorm on the actor's observation
@@ -496,8 +496,9 @@ FORMAT = 4  # of a checkpoint: another one's cannot be resumed
 # switches train() and eval(), or compiles one method of two modules, must drop this or run stale code.
 NO_GUARDS = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
 LONGEST_EPISODE = 10_000  # steps, where a task has no limit of its own
-SIZES = {  # what --size changes; small never corrects, which it does not survive on Humanoid-v4, and does not compile,
-    # which pays only after 20 000 to 45 000 steps
+# What --size changes. Small never corrects, since on Humanoid-v4 the correction undoes there what was learned, and does
+# not compile, which pays only after 20 000 to 45 000 steps.
+SIZES = {
     "full": {},
     "small": {
         "critic_hidden_dim": 256,

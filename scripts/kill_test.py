@@ -151,11 +151,10 @@ def end_of(run: Path) -> dict:
     tags = set(events.Tags()["scalars"]) - {"charts/SPS"}
     checkpoint = checkpoint_of(run)
     rows = (run / "replay.bin").read_bytes()
-    # Bytes of a transition.
-    width = len(rows) // (checkpoint["segments"][-1][1] if "segments" in checkpoint else checkpoint["counters"][0])
+    width = len(rows) // checkpoint["counters"][0]  # bytes of a transition
     end = {"curves": {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags}}
     end["replay"] = rows[-checkpoint["args"]["buffer_size"] * width :]
-    return end | {name: value for name, value in checkpoint.items() if name not in ("args", "segments")}
+    return end | {name: value for name, value in checkpoint.items() if name != "args"}
 
 
 def difference(a, b, name="") -> str:

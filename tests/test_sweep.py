@@ -372,6 +372,9 @@ def slurm():
         shutil.rmtree(folder, ignore_errors=True)
 
 
+STATES = "PENDING,CONFIGURING,RUNNING,COMPLETING,REQUEUED,SUSPENDED"  # the others are of jobs that have ended
+
+
 def submit(slurm, tmp_path, words, *options):
     """Queues the grid; returns the array's id and a function that tells whether it has left the queue."""
     count = sweep(*words[: words.index("--")], "--count").stdout.strip()
@@ -380,7 +383,7 @@ def submit(slurm, tmp_path, words, *options):
     call = subprocess.run([*batch, "scripts/sweep.slurm", *grid], cwd=ROOT, env=slurm, capture_output=True, text=True)
     assert call.returncode == 0, call.stderr
     job = call.stdout.strip()
-    queue = ["squeue", "--noheader", "--states=PENDING,RUNNING,COMPLETING,SUSPENDED", f"--jobs={job}"]
+    queue = ["squeue", "--noheader", "--states=" + STATES, f"--jobs={job}"]
 
     def ended() -> bool:
         asked = subprocess.run(queue, env=slurm, capture_output=True, text=True)
@@ -397,7 +400,7 @@ def test_slurm_array_gives_what_the_local_sweep_gives(slurm, tmp_path):
     for task, seed, control in ((2, 1, ["scontrol", "requeue"]), (4, 2, ["scancel"])):
         wait_for(lambda: log(seed) and "\nstep 200/" in log(seed).read_text())  # noqa: B023
         subprocess.run([*control, f"{job}_{task}"], env=slurm, check=True)
-    wait_for(ended, 300)
+    wait_for(lambda: len(list(logs.glob("*.done"))) >= 3 and ended(), 300)
     assert len(list(logs.glob("*.done"))) == 3, "all but the cancelled one"
     assert log(1).read_text().count(" resume\n") == 1, "the requeued one went on from its checkpoint"
     _, ended = submit(slurm, tmp_path, words)
@@ -414,8 +417,9 @@ def test_slurm_array_gives_what_the_local_sweep_gives(slurm, tmp_path):
 def test_slurm_queues_again_near_the_time_limit_and_resumes(slurm, tmp_path, stand_in):
     words = [*stand_in, "--steps", 65, "--pause", 1]
     # A minute is the least, and Slurm looks at the clock every half minute.
-    _, ended = submit(slurm, tmp_path, words, "--time=1", "--signal=B:USR1@5")
-    wait_for(ended, 400)
+    submit(slurm, tmp_path, words, "--time=1", "--signal=B:USR1@5")
+    # Not until they left the queue: a task that is queued again is not listed for a moment.
+    wait_for(lambda: len(list(tmp_path.glob("runs/sweep/*.done"))) == 2, 400)
     for path in tmp_path.glob("slurm-*.out"):
         assert "queued again" in path.read_text()
     steps = [path.read_text().split() for path in tmp_path.glob("runs/A*/steps")]

@@ -1,6 +1,9 @@
-"""scripts/forks.py: the forks train, and differ from their scripts in what they say and in nothing else."""
+"""scripts/forks.py and renorm_parts.py: the forks train, and differ from their scripts in what they say and in nothing
+else."""
 
+import csv
 import importlib.util
+import subprocess
 import sys
 
 import pytest
@@ -9,6 +12,7 @@ from conftest import ROOT, make_actor, scalars, small
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import forks  # noqa: E402
+import renorm_parts  # noqa: E402
 
 
 @pytest.fixture(params=forks.FORKS)
@@ -78,3 +82,26 @@ def test_a_line_that_is_gone_is_named(monkeypatch):
     monkeypatch.setitem(forks.FORKS, "gone", ("sac_flow_g.py", [("no such line", "")]))
     with pytest.raises(ValueError, match="sac_flow_g.py has 0 times: no such line"):
         forks.fork("gone")
+
+
+def test_renorm_parts_goes_on_in_four_ways(tmp_path):
+    """Tiny: up to the fork they are one run, and then the norms that correct make the difference."""
+    table = tmp_path / "parts.csv"
+    words = ["--csv", table, "--env-id", "InvertedPendulum-v4", "--run-dir", tmp_path / "runs", "--fork", "300"]
+    flags = "--device cpu --learning-starts 100 --batch-size 16 --critic-hidden-dim 16 --buffer-size 1000"
+    flags = f"--flags=--size small --eval-frequency 0 {flags}"
+    command = [sys.executable, ROOT / "scripts" / "renorm_parts.py", *words, "--total-timesteps", "600", flags]
+    subprocess.run(command, check=True, capture_output=True)
+    with open(table, newline="") as file:
+        rows = list(csv.DictReader(file))
+    parts = {row["corrected"]: {int(r["step"]) for r in rows if r["corrected"] == row["corrected"]} for row in rows}
+    assert parts.keys() == renorm_parts.NEVER.keys()
+    assert all(300 < step <= 600 for steps in parts.values() for step in steps)
+    for part, never in renorm_parts.NEVER.items():
+        path = tmp_path / "runs" / part.replace(" ", "_") / "sac_gaussian.py"
+        spec = importlib.util.spec_from_file_location("sac_gaussian_part", path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["sac_gaussian_part"] = module
+        spec.loader.exec_module(module)
+        for norms in module.Critic(3, 1, 8, True, 10**9).norms:
+            assert [norm.warmup for norm in norms] == [10**9 if i in never else 100_000 for i in range(3)]

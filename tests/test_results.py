@@ -38,7 +38,8 @@ def drawn(tmp_path_factory):
 def test_figures_come_from_the_tables(drawn):
     folder, _ = drawn
     committed, new = (
-        {path.name: path.read_bytes() for path in (root / "results" / "figures").glob("*.svg")} for root in (ROOT, folder)
+        {path.name: path.read_bytes() for path in (root / "results" / "figures").glob("*.svg")}
+        for root in (ROOT, folder)
     )
     assert new.keys() == committed.keys() and new
     for name in committed:

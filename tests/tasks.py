@@ -121,6 +121,7 @@ class Endless(Plain):
 
     def step(self, action):
         obs, reward, *_ = super().step(action)
+        assert self.t <= 10_000, "no one ends this episode"
         if self.t == 300 and "LASTS" in os.environ:
             with open(os.environ["LASTS"], "w"):
                 pass

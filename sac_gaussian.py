@@ -428,7 +428,7 @@ FORMAT = 4  # of a checkpoint: another one's cannot be resumed
 # Checking at every call that no module has changed costs some per cent at small size. None does here; a fork that
 # switches train() and eval(), or compiles one method of two modules, must drop this or run stale code.
 NO_GUARDS = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
-LONGEST_EPISODE = 10_000  # steps, where a task has no limit of its own
+LONGEST_EPISODE = 10_000  # steps, where a task is registered without a limit
 # What --size changes. Small never corrects, since on Humanoid-v4 the correction undoes there what was learned, and does
 # not compile, which pays only after 20 000 to 45 000 steps.
 SIZES = {
@@ -452,9 +452,10 @@ def require(condition: bool, message: str):
 
 def prepare(args: Args) -> torch.device:
     """Refuse flags that cannot work, naming flag and remedy, and set PyTorch up; returns the device."""
-    zeros = "seed", "learning_starts", "renorm_warmup", "eval_frequency", "checkpoint_frequency"
+    zeros = "learning_starts", "renorm_warmup", "eval_frequency", "checkpoint_frequency"
     limits = dict.fromkeys(zeros, (0, 2**62)) | dict.fromkeys(("gamma", "tau", "policy_lr", "q_lr", "alpha_lr"), (0, 1))
     limits |= {"adam_beta1": (0, 0.999), "alpha": (0, 1e6), "log_std_min": (-20, 10), "log_std_max": (-20, 10)}
+    limits |= {"seed": (0, 2**32 - 1)}  # of a larger one PyTorch's generator for CPUs takes the last 32 bits
     for field in fields(args):
         value, flag = getattr(args, field.name), "--" + field.name.replace("_", "-")
         if field.type in (int, float):
@@ -498,8 +499,9 @@ def make_env(args: Args, film: bool = False, introduce: bool = False) -> gym.Env
     """One environment, tried for a step in place of Gymnasium's checks, whose observations are flat float32 copies:
     some tasks change one array in place. The caller resets it, so that no stored step can cross an episode's end.
     introduce: say what was done to the task so that it fits."""
-    flag = "--capture-video" if film else f"--env-id {args.env_id}"
-    remedy = "choose a task that renders rgb_array; without a display set MUJOCO_GL=egl" if film else "choose another"
+    flag, remedy = f"--env-id {args.env_id}", "choose another task, or the latest version"
+    if film:
+        flag, remedy = "--capture-video", "choose a task that renders rgb_array; without a display set MUJOCO_GL=egl"
     warnings.simplefilter("ignore", DeprecationWarning)  # the literature's tasks are v4
     warnings.filterwarnings("ignore", ".*(GLFW|DISPLAY|render_modes|precision|overflow).*")  # our errors say it
     try:
@@ -509,7 +511,7 @@ def make_env(args: Args, film: bool = False, introduce: bool = False) -> gym.Env
             changes.append(f"observations are flattened in the order {', '.join(env.observation_space)}")
             env = gym.wrappers.FlattenObservation(env)
         if env.spec.max_episode_steps is None:
-            changes.append(f"no step limit of its own, an episode is truncated after {LONGEST_EPISODE} steps")
+            changes.append(f"no step limit is registered; an episode that reaches {LONGEST_EPISODE} steps is truncated")
             env = gym.wrappers.TimeLimit(env, LONGEST_EPISODE)
         box, space = env.action_space, env.observation_space
         fits = isinstance(box, gym.spaces.Box) and len(box.shape) == 1 and box.dtype.kind == "f"
@@ -558,7 +560,7 @@ def replay_episode(env: gym.Env, rows: dict[str, torch.Tensor], seed: int) -> tu
         repeats = np.array_equal(obs, before)
         obs, reward, terminated, truncated, _ = env.step(action)
         if not repeats or np.float32(reward) != paid or not np.array_equal(obs, after):
-            print(f"{env.spec.id} did not repeat its episode: a new one begins")
+            print("the episode could not be repeated: a new one begins")
             return None, 0.0, False
         episode_return, ended = episode_return + float(reward), terminated or truncated
     return obs, episode_return, ended

@@ -515,7 +515,7 @@ def main(args: Args) -> str:
 
 # Housekeeping: whoever reads for the algorithm stops here.
 FORMAT = 4  # of a checkpoint: another one's cannot be resumed
-LONGEST_EPISODE = 10_000  # steps, where a task has no limit of its own
+LONGEST_EPISODE = 10_000  # steps, where a task is registered without a limit
 # Either a scale takes a trained agent's reward per step to about 1, as in the authors' tasks, and its return-to-go to
 # about 100, half of where the atoms end, or the rewards stay and the atoms end at about 1.5 times the largest
 # return-to-go. The initial temperature weighs less in the second. On HalfCheetah it learned faster and ended higher
@@ -541,11 +541,12 @@ def require(condition: bool, message: str):
 
 def prepare(args: Args) -> torch.device:
     """Refuse flags that cannot work, naming flag and remedy, and set PyTorch up; returns the device."""
-    zeros = "seed", "learning_starts", "eval_frequency", "checkpoint_frequency"
+    zeros = "learning_starts", "eval_frequency", "checkpoint_frequency"
     limits = dict.fromkeys(zeros, (0, 2**62)) | dict.fromkeys(("gamma", "policy_lr", "q_lr", "alpha_lr"), (0, 1))
     limits |= dict.fromkeys(("critic_hidden_dim", "hidden_dim", "sampling_steps"), (1, 2**14)) | {"atoms": (2, 2**14)}
     limits |= dict.fromkeys(("alpha", "v_max", "reward_scale"), (1e-9, 1e6)) | {"adam_beta1": (0, 0.999)}
     limits |= {"atom_entropy_coef": (0, 1e6), "target_entropy": (-1e6, 1e6)}
+    limits |= {"seed": (0, 2**32 - 1)}  # of a larger one PyTorch's generator for CPUs takes the last 32 bits
     for field in fields(args):
         value, flag = getattr(args, field.name), "--" + field.name.replace("_", "-")
         if field.type in (int, float, float | None) and value is not None:
@@ -585,8 +586,9 @@ def make_env(args: Args, film: bool = False, introduce: bool = False) -> gym.Env
     """One environment, tried for a step in place of Gymnasium's checks, whose observations are flat float32 copies:
     some tasks change one array in place. The caller resets it, so that no stored step can cross an episode's end.
     introduce: say what was done to the task so that it fits."""
-    flag = "--capture-video" if film else f"--env-id {args.env_id}"
-    remedy = "choose a task that renders rgb_array; without a display set MUJOCO_GL=egl" if film else "choose another"
+    flag, remedy = f"--env-id {args.env_id}", "choose another task, or the latest version"
+    if film:
+        flag, remedy = "--capture-video", "choose a task that renders rgb_array; without a display set MUJOCO_GL=egl"
     warnings.simplefilter("ignore", DeprecationWarning)  # the literature's tasks are v4
     warnings.filterwarnings("ignore", ".*(GLFW|DISPLAY|render_modes|precision|overflow).*")  # our errors say it
     try:
@@ -596,7 +598,7 @@ def make_env(args: Args, film: bool = False, introduce: bool = False) -> gym.Env
             changes.append(f"observations are flattened in the order {', '.join(env.observation_space)}")
             env = gym.wrappers.FlattenObservation(env)
         if env.spec.max_episode_steps is None:
-            changes.append(f"no step limit of its own, an episode is truncated after {LONGEST_EPISODE} steps")
+            changes.append(f"no step limit is registered; an episode that reaches {LONGEST_EPISODE} steps is truncated")
             env = gym.wrappers.TimeLimit(env, LONGEST_EPISODE)
         box, space = env.action_space, env.observation_space
         fits = isinstance(box, gym.spaces.Box) and len(box.shape) == 1 and box.dtype.kind == "f"
@@ -645,7 +647,7 @@ def replay_episode(env: gym.Env, rows: dict[str, torch.Tensor], seed: int) -> tu
         repeats = np.array_equal(obs, before)
         obs, reward, terminated, truncated, _ = env.step(action)
         if not repeats or np.float32(reward) != paid or not np.array_equal(obs, after):
-            print(f"{env.spec.id} did not repeat its episode: a new one begins")
+            print("the episode could not be repeated: a new one begins")
             return None, 0.0, False
         episode_return, ended = episode_return + float(reward), terminated or truncated
     return obs, episode_return, ended

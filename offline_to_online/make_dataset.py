@@ -310,7 +310,7 @@ def write_hdf5(path: str, parts: list[str], env_id: str):
 
 def main(args: Args):
     warnings.filterwarnings("ignore", message=".*(precision lowered|GLFW|DISPLAY).*")
-    for flag, low, high in (("episodes", 1, 10**9), ("episodes_per_file", 10, 10**9), ("seed", 0, 2**32)):
+    for flag, low, high in (("episodes", 1, 10**9), ("episodes_per_file", 10, 10**9), ("seed", 0, 2**32 - 1)):
         value = getattr(args, flag)
         require(low <= value <= high, f"--{flag.replace('_', '-')} {value}: choose a number from {low} to {high}")
     for flag in ("noise", "random_actions"):

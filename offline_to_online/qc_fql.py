@@ -390,7 +390,8 @@ PRESETS = {  # distillation, sparse rewards, step limit: the papers' tables for 
     "square": (10_000.0, False, 500),
 }
 PRESET_FLAGS = "distill", "sparse", "step_limit"
-LIMITS = {"gamma": (0, 1), "tau": (0, 1), "critic_hidden_dim": (2, 2**14)}
+LIMITS = {"seed": (0, 2**32 - 1)}  # of a larger one PyTorch's generator for CPUs takes the last 32 bits
+LIMITS |= {"gamma": (0, 1), "tau": (0, 1), "critic_hidden_dim": (2, 2**14)}
 
 
 def require(condition: bool, message: str):
@@ -417,7 +418,7 @@ def with_presets(args: Args) -> Args:
 
 def prepare(args: Args) -> torch.device:
     """Refuse flags that cannot work, naming flag and remedy, and set PyTorch up; returns the device."""
-    from_zero = "seed", "offline_steps", "total_timesteps", "learning_starts", "critic_warmup"
+    from_zero = "offline_steps", "total_timesteps", "learning_starts", "critic_warmup"
     from_zero += "eval_frequency", "checkpoint_frequency"
     for name, value in asdict(args).items():
         usual = (0, 1e9) if type(value) is float else (0 if name in from_zero else 1, 2**62)
@@ -558,7 +559,7 @@ def replay_episode(env: gym.Env, rows: dict[str, torch.Tensor], seed: int) -> tu
         repeats = np.array_equal(obs, before)
         obs, reward, terminated, truncated, _ = env.step(action)
         if not repeats or np.float32(reward) != paid or not np.array_equal(obs, after):
-            print(f"{env.spec.id} did not repeat its episode: a new one begins")
+            print("the episode could not be repeated: a new one begins")
             return None, 0.0, False
         episode_return, ended = episode_return + float(reward), terminated or truncated
     return obs, episode_return, ended

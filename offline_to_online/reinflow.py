@@ -464,7 +464,8 @@ PRESETS = {  # sparse rewards, step limit
     "square": (False, 500),
 }
 PRESET_FLAGS = "sparse", "step_limit"
-LIMITS = {"gamma": (0, 1), "ema": (0, 1), "gae_lambda": (0, 1), "clip_coef": (0, 1)}
+LIMITS = {"seed": (0, 2**32 - 1)}  # of a larger one PyTorch's generator for CPUs takes the last 32 bits
+LIMITS |= {"gamma": (0, 1), "ema": (0, 1), "gae_lambda": (0, 1), "clip_coef": (0, 1)}
 LIMITS |= {"min_std": (1e-4, 2), "max_std": (1e-4, 2), "critic_hidden_dim": (2, 2**14)}
 
 
@@ -492,7 +493,7 @@ def with_presets(args: Args) -> Args:
 
 def prepare(args: Args) -> torch.device:
     """Refuse flags that cannot work, naming flag and remedy, and set PyTorch up; returns the device."""
-    from_zero = "seed", "offline_steps", "total_timesteps", "learning_starts", "critic_warmup"
+    from_zero = "offline_steps", "total_timesteps", "learning_starts", "critic_warmup"
     from_zero += "eval_frequency", "checkpoint_frequency"
     for name, value in asdict(args).items():
         usual = (0, 1e9) if type(value) is float else (0 if name in from_zero else 1, 2**62)

@@ -530,7 +530,8 @@ PRESETS = {  # beta offline, beta online, sparse rewards, step limit: the paper'
     "square": (10_000.0, 1000.0, False, 500),
 }
 PRESET_FLAGS = "beta_offline", "beta_online", "sparse", "step_limit"
-LIMITS = {"gamma": (0, 1), "tau": (0, 1), "sigma": (1e-4, 2), "action_bound": (0.5, 1 - 1e-6)}
+LIMITS = {"seed": (0, 2**32 - 1)}  # of a larger one PyTorch's generator for CPUs takes the last 32 bits
+LIMITS |= {"gamma": (0, 1), "tau": (0, 1), "sigma": (1e-4, 2), "action_bound": (0.5, 1 - 1e-6)}
 LIMITS |= {"target_entropy": (-1e6, 1e6), "critic_hidden_dim": (2, 2**14)}
 POLICY_FLAGS = "horizon_length", "sampling_steps", "squash"  # under which weights mean another policy
 POLICY_FLAGS += "hidden_dim", "candidate_layers", "bounded_candidate", "d_model", "n_layers"
@@ -560,7 +561,7 @@ def with_presets(args: Args) -> Args:
 
 def prepare(args: Args) -> torch.device:
     """Refuse flags that cannot work, naming flag and remedy, and set PyTorch up; returns the device."""
-    from_zero = "seed", "offline_steps", "total_timesteps", "learning_starts", "critic_warmup"
+    from_zero = "offline_steps", "total_timesteps", "learning_starts", "critic_warmup"
     from_zero += "eval_frequency", "checkpoint_frequency"
     for name, value in asdict(args).items():
         usual = (0, 1e9) if type(value) is float else (0 if name in from_zero else 1, 2**62)
@@ -701,7 +702,7 @@ def replay_episode(env: gym.Env, rows: dict[str, torch.Tensor], seed: int) -> tu
         repeats = np.array_equal(obs, before)
         obs, reward, terminated, truncated, _ = env.step(action)
         if not repeats or np.float32(reward) != paid or not np.array_equal(obs, after):
-            print(f"{env.spec.id} did not repeat its episode: a new one begins")
+            print("the episode could not be repeated: a new one begins")
             return None, 0.0, False
         episode_return, ended = episode_return + float(reward), terminated or truncated
     return obs, episode_return, ended

@@ -121,10 +121,35 @@ class Endless(Plain):
 
     def step(self, action):
         obs, reward, *_ = super().step(action)
+        assert self.t <= 10_000, "no one ends this episode"
         if self.t == 300 and "LASTS" in os.environ:
             with open(os.environ["LASTS"], "w"):
                 pass
         return obs, reward, False, False, {}
+
+
+class Striped(Plain):
+    """A hundred steps; films their number in black and white stripes, in a picture of odd size."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
+
+    def __init__(self, render_mode=None):
+        super().__init__()
+        self.render_mode = render_mode
+
+    def step(self, action):
+        obs, reward, *_ = super().step(action)
+        return obs, reward, False, self.t >= 100, {"success": False}
+
+    def render(self):
+        stripes = 255 * (self.t >> np.arange(7) & 1).astype(np.uint8)
+        return np.broadcast_to(np.repeat(stripes, 9)[None, :, None], (33, 63, 3))
+
+
+def steps_shown(frames) -> list[int]:
+    """The number in each frame of a film of Striped."""
+    stripes = frames[:, 10:20, 4:63:9].mean((1, 3)) > 128
+    return (stripes << np.arange(7)).sum(1).tolist()
 
 
 class NoRenderMode(Plain):
@@ -141,6 +166,7 @@ def limited(render_mode=None):
 
 
 gym.register("Filtered-v0", filtered)
+gym.register("Marathon-v0", Endless, max_episode_steps=10_000)
 gym.register("Limited-v0", limited)
 for task in (Plain, *Plain.__subclasses__(), FloatReset, CastReset):
     gym.register(f"{task.__name__}-v0", task)

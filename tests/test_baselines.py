@@ -641,6 +641,7 @@ BAD = {
     "--env-id Unbounded-v0": "bounded one-dimensional Box",
     "--device tpu": "choose auto, cpu",
     "--resume nowhere": "--resume nowhere: checkpoint.pt is missing",
+    "--seed 4294967297": "from 0 to 4294967295",
 }
 OWN_BAD = {
     "ppo": {"--num-minibatches 3": "divisor", "--total-timesteps 5": "--num-steps", "--policy-lr -1": "from 0"},
@@ -750,13 +751,28 @@ def test_a_task_that_does_not_repeat_itself_begins_a_new_episode(name, tmp_path,
     ends, gae = [], ppo.gae
     monkeypatch.setattr(ppo, "gae", lambda *series: ends.append(series[4].copy()) or gae(*series))
     path = module.main(small_args(module, total_timesteps=40, env_id="Unrepeatable-v0", run_dir=str(tmp_path)))
-    assert "did not repeat" not in capsys.readouterr().out
+    assert "could not be repeated" not in capsys.readouterr().out
     module.main(module.read_args(["--resume", path, "--total-timesteps", "64"]))
-    assert "Unrepeatable-v0 did not repeat its episode" in capsys.readouterr().out
+    assert "the episode could not be repeated: a new one begins" in capsys.readouterr().out
     lengths = [(step, length) for step, length in scalars(path)["charts/episodic_length"] if step > 40]
     assert lengths == [(47, 7), (54, 7), (61, 7)]
     if module is ppo:  # no advantage reaches across the cut
         assert (1 + np.flatnonzero(np.concatenate(ends))).tolist() == [7, 14, 21, 28, 35, 40, 47, 54, 61]
+
+
+def test_an_episode_that_ppo_does_not_hold_begins_anew(tmp_path, monkeypatch, capsys):
+    """It keeps as many steps as an episode may have whose task has no limit: a task's own may be higher."""
+    monkeypatch.setattr(ppo, "LONGEST_EPISODE", 40)
+    anew = "the episode is longer than the 40 steps of it that are kept\n"
+    anew += "the episode could not be repeated: a new one begins\n"
+    for stop, said in ((36, ""), (60, anew)):
+        flags = {"env_id": "Pendulum-v1", "eval_frequency": 0, "run_dir": str(tmp_path / str(stop))}
+        path = ppo.main(small_args(ppo, total_timesteps=stop, **flags))
+        capsys.readouterr()
+        ppo.main(ppo.read_args(["--resume", path, "--total-timesteps", "300"]))
+        out = capsys.readouterr().out
+        assert said in out and ("repeated" in out) == bool(said)
+        assert scalars(path)["charts/episodic_length"] == [(260, 200) if said else (200, 200)]
 
 
 def test_compiled_functions_are_the_eager_ones(name, tmp_path, monkeypatch):

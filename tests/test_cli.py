@@ -149,6 +149,8 @@ BAD = [
     ({"env_id": "HalfCheeta-v4"}, "--env-id", "HalfCheetah.*choose"),
     ({"env_id": "Hoper-v4"}, "--env-id", "Hopper.*choose"),
     ({"env_id": "zzzz"}, "--env-id", "choose"),
+    ({"env_id": "Hopper-v9"}, "--env-id", "`v9` .* doesn't exist.*choose another task, or the latest version"),
+    ({"env_id": "Hopper-v3"}, "--env-id", "moved.*choose another task, or the latest version"),
     ({"env_id": "CartPole-v1"}, "--env-id", "actions are Discrete.*choose"),
     ({"env_id": "Unbounded-v0"}, "--env-id", "actions are Box.*choose"),
     ({"env_id": "Pixels-v0"}, "--env-id", "observations are Box.*Flatten"),
@@ -164,6 +166,7 @@ BAD = [
     ({"eval_frequency": -1}, "--eval-frequency", "0 "),
     ({"eval_episodes": 0}, "--eval-episodes", "1 "),
     ({"seed": -1}, "--seed", "0 "),
+    ({"seed": 2**32 + 1}, "--seed", "from 0 to 4294967295"),  # of which the CPU's generator would make 1
     ({"seed": 2**64}, "--seed", "0 "),
     ({"critic_hidden_dim": 10**12}, "--critic-hidden-dim", "from 1 to"),
     ({"gamma": 1.1}, "--gamma", "0 to 1"),
@@ -250,13 +253,15 @@ def test_track_sends_the_run_or_names_the_remedy(tmp_path, capsys, monkeypatch):
     module.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
     monkeypatch.setitem(sys.modules, "wandb", module)
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
-    args = sac_flow_g.Args(**small(track=True, run_dir=str(tmp_path / "runs"), total_timesteps=40))
+    names = {"env_id": "tasks:Plain-v0", "exp_name": "a/b lr=3e-4#2"}
+    args = sac_flow_g.Args(**small(track=True, run_dir=str(tmp_path / "runs"), total_timesteps=40, **names))
     module.init = lambda **flags: calls.append(flags)
     path = sac_flow_g.main(args)
     resumed = dataclasses.replace(args, resume=f"{path}/", total_timesteps=50)  # as a shell completes it
     sac_flow_g.main(resumed)
     assert len(calls) == 2 and calls[0]["sync_tensorboard"]
     assert all(one["id"] == one["name"] == os.path.basename(path) for one in calls)
+    assert re.fullmatch(r"tasks-Plain-v0__a-b-lr=3e-4-2__1__\d+", calls[0]["id"]), "W&B refuses / : # and others"
     assert calls[0]["config"]["gamma"] == args.gamma and os.environ["WANDB_PROJECT"] == "sac-flow"
     capsys.readouterr()
 

@@ -12,10 +12,12 @@ import signal
 import subprocess
 import sys
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT, has_egl, scalars
+from tasks import steps_shown
 
 FLOW_SCRIPTS = ("sac_flow_g", "sac_flow_t", "sac_flow_naive")
 SCRIPTS = (*FLOW_SCRIPTS, "qc_fql", "reinflow")
@@ -899,6 +901,7 @@ BAD = {
     ),
     "unknown task": (lambda d, f: {"dataset_path": d[CUBE], "env_id": "cube-nine-v0"}, "--env-id cube-nine-v0: .*can"),
     "negative seed": (lambda d, f: {"dataset_path": d[CUBE], "seed": -1}, "--seed -1"),
+    "seed of another run": (lambda d, f: {"dataset_path": d[CUBE], "seed": 2**32 + 1}, "--seed .* 0 to 4294967295"),
     "nothing to do": (
         lambda d, f: {"dataset_path": d[CUBE], "offline_steps": 0, "total_timesteps": 0},
         "--total-timesteps 0",
@@ -917,7 +920,11 @@ REINFLOW_BAD = {
     )
 }
 BAD_CASES += [("reinflow", case) for case in REINFLOW_BAD]
-BAD_CASES += [(name, case) for name in SCRIPTS[1:] for case in ("no validation file", "NaN", "chunks of no action")]
+BAD_CASES += [
+    (name, case)
+    for name in SCRIPTS[1:]
+    for case in ("no validation file", "NaN", "chunks of no action", "seed of another run")
+]
 
 
 @pytest.mark.parametrize(("name", "case"), BAD_CASES)
@@ -1143,11 +1150,11 @@ def test_a_finished_run_can_be_made_longer(name, steps, data, tmp_path):
 
 
 @needs_extras
-@pytest.mark.parametrize("name", ["sac_flow_g", "qc_fql"])
-def test_an_episode_that_does_not_repeat_is_begun_anew(name, data, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("name", "env_id"), [("sac_flow_g", CUBE), ("qc_fql", CUBE), ("sac_flow_g", "lift")])
+def test_an_episode_that_does_not_repeat_is_begun_anew(name, env_id, data, tmp_path, monkeypatch, capsys):
     """One line says so, and the rest of the chunk is dropped with it."""
     script = load(name)
-    flags = small(name, dataset_path=data[CUBE], run_dir=str(tmp_path), eval_frequency=0)
+    flags = small(name, env_id=env_id, dataset_path=data[env_id], run_dir=str(tmp_path), eval_frequency=0)
     plain, add, random = script.make_env, script.ReplayBuffer.add, np.random.default_rng()
 
     def restless(*args):
@@ -1168,7 +1175,7 @@ def test_an_episode_that_does_not_repeat_is_begun_anew(name, data, tmp_path, mon
     monkeypatch.setattr(script.ReplayBuffer, "add", add)
     (part,) = tmp_path.iterdir()
     script.main(script.read_args(["--resume", str(part)]))
-    assert capsys.readouterr().out.count("did not repeat its episode") == 1
+    assert capsys.readouterr().out.count("the episode could not be repeated: a new one begins") == 1
     seen = scalars(part)["charts/episodic_length"]  # 8 steps, then whole episodes of 13
     assert [step for step, _ in seen] == [24 + 8 + 13] and [length for _, length in seen] == [13]
 
@@ -1261,6 +1268,27 @@ def test_compilation_comes_before_the_run_and_leaves_no_trace(script, data, tmp_
     losses = {"qc_fql": 2, "reinflow": 1}.get(name, 3)
     assert events == ["compiled"] * losses + ["run"]
     same_state(*(script.load_checkpoint(path) for path in (plain, compiled)))
+
+
+class Still:
+    """A policy that does nothing."""
+
+    def draw_noise(self, n, generator):
+        return None
+
+    def act(self, obs, noise, deterministic=False):
+        return torch.zeros(1, 2 * 5)
+
+
+def test_a_film_has_each_step_once_at_an_even_size(script, tmp_path):
+    imageio, film = pytest.importorskip("imageio.v3"), tmp_path / "film.mp4"
+    pytest.importorskip("imageio_ffmpeg")
+    args = script.Args(horizon_length=5, eval_episodes=1)
+    env = gym.make("tasks:Striped-v0", render_mode="rgb_array", disable_env_checker=True)
+    script.evaluate(Still(), env, args, torch.device("cpu"), str(film))
+    frames = imageio.imread(film)
+    assert frames.shape[1] % 2 == frames.shape[2] % 2 == 0
+    assert steps_shown(frames) == list(range(1, 101)) and imageio.immeta(film)["fps"] == 20
 
 
 @needs_extras

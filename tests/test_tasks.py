@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, has_egl, scalars, small
+from tasks import steps_shown
 
 import sac_flow_g
 
@@ -199,16 +200,17 @@ def test_a_task_without_an_end_gets_one(script, tmp_path, monkeypatch, capsys):
     seen = scalars(script.main(script.Args(**small(env_id="tasks:Endless-v0", run_dir=str(tmp_path)))))
     assert seen["charts/episodic_length"] == [(30, 30), (60, 30)] and len(seen["eval/episodic_return"]) == 2
     assert script.make_env(script.Args(env_id="tasks:Plain-v0")).spec.max_episode_steps == 30
-    assert "Endless-v0: no step limit of its own, an episode is truncated after " in capsys.readouterr().out
+    line = "Endless-v0: no step limit is registered; an episode that reaches 30 steps is truncated\n"
+    assert line in capsys.readouterr().out
 
 
 def test_what_a_task_s_own_wrappers_did_is_not_said(script, capsys):
-    """A part of a dictionary that they drop, a step limit that they set."""
-    args = [script.Args(env_id=f"tasks:{task}-v0") for task in ("Filtered", "Limited")]
-    for one in args:
-        script.make_env(one, introduce=True)
+    """A part of a dictionary that they drop, a step limit that they set, be it the very one that others get."""
+    args = [script.Args(env_id=f"tasks:{task}-v0") for task in ("Filtered", "Limited", "Marathon")]
+    limits = [script.make_env(one, introduce=True).spec.max_episode_steps for one in args]
+    assert limits == [10_000, 7, 10_000] and script.LONGEST_EPISODE == 10_000
     order = "tasks:Filtered-v0: observations are flattened in the order observation\n"
-    limit = "tasks:Filtered-v0: no step limit of its own, an episode is truncated after 10000 steps\n"
+    limit = "tasks:Filtered-v0: no step limit is registered; an episode that reaches 10000 steps is truncated\n"
     assert capsys.readouterr().out == order + limit
 
 
@@ -235,6 +237,17 @@ def test_ctrl_c_ends_a_long_evaluation_which_the_resumed_run_repeats(tmp_path):
     env = os.environ | {"PYTHONPATH": str(ROOT / "tests"), "OMP_NUM_THREADS": "1"}
     assert subprocess.run(go_on, capture_output=True, env=env, timeout=300).returncode == 0
     assert [step for step, _ in scalars(run)["eval/episodic_return"]] == [40, 80]
+
+
+def test_a_film_has_each_step_once_at_an_even_size(script, tmp_path):
+    """A writer that looks frames up by their time shows a quarter of those of 20 per second twice or not at all."""
+    imageio, film = pytest.importorskip("imageio.v3"), tmp_path / "film.mp4"
+    pytest.importorskip("imageio_ffmpeg")
+    env = script.make_env(script.Args(env_id="tasks:Striped-v0"), film=True)
+    script.evaluate(Follower(), [env], 1, torch.device("cpu"), str(film))
+    frames = imageio.imread(film)
+    assert frames.shape[1] % 2 == frames.shape[2] % 2 == 0
+    assert steps_shown(frames) == list(range(1, 101)) and imageio.immeta(film)["fps"] == 20
 
 
 def test_a_film_follows_the_body():

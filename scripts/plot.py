@@ -67,6 +67,7 @@ VARIANTS = {
     "no_log_std": "density without \u2212log \u03c3",
     "alpha_0.2": "initial temperature 0.2",
     "entropy_-d": "target entropy \u2212d",
+    "entropy_-32.6": "target entropy \u221232.6",
     "no_normalize_obs": "actor sees raw observations",
     "renorm": "observation\u2019s renormalisation from the start",
     "post_norm": "post-norm",

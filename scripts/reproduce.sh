@@ -231,6 +231,7 @@ END
         for name in sac_gaussian sac_flow_t; do
             sweep $name.py Humanoid-v4 --renorm-warmup 100000 --exp-name $name-corrected
         done
+        sweep sac_gaussian.py Humanoid-v4 --target-entropy -32.6 --exp-name sac_gaussian-entropy_-32.6
         draw "" curves --returns both --unfinished
         flags=("${usual[@]}")
         ;;

@@ -227,6 +227,8 @@ def main() -> int:
     root = args.root.resolve()
     try:
         texts = scripts(root, args.source and args.source.resolve())
+        if not texts:
+            parser.error(f"--root {args.root}: no scripts there; name the folder that holds sac_flow_g.py")
         if args.fork:
             others = {file: text for file, text in texts.items() if root / file != args.fork.resolve()}
             compare_fork(args.fork, others, args.diff)
@@ -236,7 +238,9 @@ def main() -> int:
     except OSError as error:
         parser.error(f"{error.filename}: {error.strerror}")
     except SyntaxError as error:
-        parser.error(f"{error.msg}, line {error.lineno}: {error.text.strip()}")
+        parser.error(f"{error.msg}, line {error.lineno}: {(error.text or '').strip()}")
+    except UnicodeDecodeError as error:
+        parser.error(f"a script is not in UTF-8: {error}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
     python scripts/evaluate.py runs/one --save-policy one.pt          # the policy alone, to pass on: try it by
     python scripts/evaluate.py one.pt
 
+The network is that of the script of this name in this repository: a fork that kept the name goes by --script.
 A policy file has the actor's weights and running statistics, its flags and the name of its script: no critic, no
 optimizer, no replay buffer. Nothing that is read can execute. The first --eval-episodes episodes start as those of the
 run's own evaluations; with as many --episodes the returns are theirs.
@@ -177,12 +178,15 @@ def main(args: Args):
             eval_seed, scores = run_policy(module, state, args, bar)
         rows.append(row | {"eval_seed": eval_seed} | scores)
         words = "  ".join(f"{name} {value:.6g}" for name, value in scores.items())
-        print(f"{path}  {row['env']}  step {step}  {words}")
+        # A file has no more than its script's name, and a fork may have kept its origin's.
+        print(f"{path}  {row['env']}  step {step}  {words}  by {os.path.relpath(module.__file__)}")
     if args.video:
         print(f"film: {args.video}")
     if args.csv:
         with open(args.csv, "w", newline="") as file:
-            writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
+            writer = csv.DictWriter(
+                file, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n"
+            )
             writer.writeheader()
             writer.writerows(rows)
 

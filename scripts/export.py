@@ -68,7 +68,7 @@ def find_runs(roots: list[Path]) -> list[Path]:
         for folder, subfolders, files in os.walk(root):
             subfolders[:] = sorted(name for name in subfolders if name != "aborted")
             if any(name.startswith("events.out.tfevents") for name in files):
-                found.setdefault(os.path.realpath(folder), Path(folder))
+                found.setdefault(os.path.realpath(folder), Path(os.path.abspath(folder)))  # "." has no name
     return list(found.values())
 
 
@@ -104,20 +104,21 @@ def read_run(run: Path) -> list[dict[str, str]]:
     if not series:
         return []  # it has just begun, or died before its first log
 
-    # Rows: at every evaluation, and at the end where the run ends between two.
+    # Rows: at every evaluation, at the end of pretraining, and at the end where the run ends between two.
     total = int(flags["total_timesteps"]) + int(flags.get("offline_steps", 0))
     every, last = int(flags["eval_frequency"]) or 10_000, max(points[-1][0] for points in series.values())
-    finished = last == total  # the last step is always logged
-    steps = list(range(every, last + 1, every))
-    if finished and total > max(steps, default=0):
-        steps.append(total)
+    evaluated = max((points[-1][0] for tag, points in series.items() if tag.startswith("eval/")), default=0)
+    # The last step is always logged, and evaluated behind that.
+    finished = last == total and (evaluated == total or flags["eval_frequency"] == "0")
+    between = {int(flags.get("offline_steps", 0))} | ({total} if finished else set())
+    steps = sorted({*range(every, last + 1, every), *(step for step in between if 0 < step <= last)})
     keys = {"run": run.name, "script": flags.pop("exp_name"), "env": flags.pop("env_id"), "seed": flags.pop("seed")}
     constant = {name: value for name, value in flags.items() if name not in NOT_RESULTS}
     constant |= {f"versions/{name}": value for name, value in versions.items()} | {"bytes": size}
     commit, dash, dirty = constant.get("versions/git", "").partition("-")  # HASH-dirty: files differ from the commit
     constant["versions/git"] = commit[:12] + dash + dirty
     if "dataset_path" in constant:  # where a file lies is no result
-        constant["dataset_path"] = os.path.basename(constant["dataset_path"])
+        constant["dataset_path"] = os.path.basename(os.path.normpath(constant["dataset_path"]))
     rows = []
     for start, step in zip([0, *steps], steps, strict=False):
         row = keys | {"step": str(step), "finished": str(int(finished))}

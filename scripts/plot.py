@@ -26,6 +26,7 @@ same CSV file gives the same bytes.
 """
 
 import re
+import signal
 import sys
 import textwrap
 from dataclasses import dataclass, field
@@ -85,7 +86,7 @@ DEFAULT_K = 4  # the scripts' and the paper's
 KEYS = ("run", "script", "env", "seed", "step", "finished")
 NOT_FLAGS = ("train_return", "train_episodes", "eval_return", "eval_return_std", "steps_per_second", "bytes", "line")
 # Flags that change neither the training nor the mean return: runs that differ in them may be pooled.
-HARMLESS = {"size", "device", "compile", "eval_frequency", "eval_episodes", "log_frequency"}
+HARMLESS = {"size", "device", "compile", "eval_episodes", "log_frequency"}
 
 Figure = Literal["curves", "aggregate", "gradients", "steps", "speed", "forest", "table"]
 
@@ -144,19 +145,26 @@ def load(args: Args) -> pd.DataFrame:
     data, problem = None, None
     try:
         data = pd.read_csv(
-            args.csv, low_memory=False, keep_default_na=False, na_values=["", "nan"]
+            args.csv, low_memory=False, keep_default_na=False, na_values=["", "nan", "NaN"]
         )  # a flag may be None
     except (ValueError, OSError) as error:
         problem = str(error).splitlines()[0]
     require(problem is None, f"--csv {args.csv}: not a table ({problem})")
     missing = {*KEYS, "train_return", "eval_return"} - set(data.columns)
     require(not missing, f"--csv {args.csv}: no column {', '.join(sorted(missing))}; write it with scripts/export.py")
+    again = data.duplicated(["run", "step"], keep="last")
+    if again.any():
+        note(f"{again.sum()} rows are there twice, the last of each is taken; joined from two exports?")
+        data = data[~again]
     if args.where:
         try:
-            data = data[data.eval(args.where).astype(bool)]
+            chosen = np.asarray(data.eval(args.where))
         except Exception as error:  # pandas evaluates any expression and passes on whatever that raises
             problem = str(error).splitlines()[0]
         require(problem is None, f"--where {args.where}: {problem}")
+        fits = chosen.shape == (len(data),) and chosen.dtype == bool  # x = 1 is an assignment, and no condition
+        require(fits, f"--where {args.where}: not a condition; write == to compare")
+        data = data[chosen]
     if not args.unfinished:
         left_out = data.loc[data.finished != 1, "run"].unique()
         if len(left_out):
@@ -184,9 +192,11 @@ def with_lines(data: pd.DataFrame, by: list[str]) -> pd.DataFrame:
             values = rows[name].dropna().unique()  # a run of an older script may lack the flag
             remedy = f"choose one by --where, or draw a line for each by --by {name}"
             require(len(values) <= 1, f"{line} on {env}: {name} is {', '.join(map(text, values))}; {remedy}")
+        done = set(rows.run[rows.finished == 1])
         for seed, runs in rows.groupby("seed").run:
-            # The folder's name ends in the time of the start.
-            *older, _ = sorted(runs.unique(), key=lambda name: (name.rsplit("__", 1)[-1].zfill(12), name))
+            # The last finished one; the folder's name ends in the time of the start.
+            start = lambda name: (name in done, name.rsplit("__", 1)[-1].zfill(15), name)  # noqa: B023, E731
+            *older, _ = sorted(runs.astype(str).unique(), key=start)
             if older:
                 note(f"{line} on {env}: seed {seed} ran more than once, left out: {', '.join(older)}")
                 data = data[~data.run.isin(older)]
@@ -206,8 +216,8 @@ def order(data: pd.DataFrame) -> list[str]:
 
 
 def by_seed(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Steps x seeds."""
-    return rows.pivot(index="step", columns="seed", values=column).dropna(how="all")
+    """Steps x seeds that have any value."""
+    return rows.pivot(index="step", columns="seed", values=column).dropna(how="all").dropna(axis=1, how="all")
 
 
 # Statistics. A percentile bootstrap of three seeds is their range, which covers the mean in 75 % of cases, not in 95;
@@ -301,7 +311,9 @@ def grid(rows: int, columns: int, **options) -> tuple[plt.Figure, np.ndarray]:
 def curve(ax: plt.Axes, table: pd.DataFrame, style: tuple, thin: float = 0.35):
     """Every seed, thin, and their mean where every seed has a value; with enough seeds its interval."""
     colour, marker, dashes = style
-    ax.plot(table.index, table, color=colour, alpha=thin, linewidth=0.6, zorder=1)
+    for seed in table:
+        own = table[seed].dropna()  # seeds may be evaluated at other steps
+        ax.plot(own.index, own, color=colour, alpha=thin, linewidth=0.6, zorder=1)
     shared = table.dropna()
     if table.shape[1] >= BAND_SEEDS and len(shared):
         bands = [combination([values], [1]) for values in shared.to_numpy()]
@@ -350,6 +362,7 @@ def seeds_text(data: pd.DataFrame) -> str:
 def save(fig: plt.Figure, args: Args, name: str):
     for ending in ("svg", "png"):
         path = args.out / f"{args.prefix}{name}.{ending}"
+        path.parent.mkdir(parents=True, exist_ok=True)  # a prefix may name a folder
         fig.savefig(path, metadata={"Date": None} if ending == "svg" else None)
         print(path)
     plt.close(fig)
@@ -418,6 +431,9 @@ def scale(args: Args, data: pd.DataFrame, metric: str) -> dict[str, tuple[float,
     An environment whose 1 is not above its 0 is left out: dividing by their difference would reverse the ranking.
     """
     known, result = read_references(args), {}
+    own_lines = sorted(data.line[data.script == args.baseline].unique())
+    several = f"aggregate: the baseline has the lines {'; '.join(own_lines)}; choose one by --where"
+    require(len(own_lines) <= 1, several)
     for env, rows in data.groupby("env"):
         zero, source = 0.0, "0, in place of a random policy's return, which is not known"
         if env in known.index:
@@ -449,6 +465,10 @@ def scores(args: Args, data: pd.DataFrame, metric: str) -> pd.DataFrame:
     runs = data.groupby("env").run.nunique()
     shared = data.groupby(["env", "step"]).run.nunique().reset_index(name="runs")
     shared = shared[shared.runs == shared.env.map(runs)][["env", "step"]]
+    for env, rows in data.groupby("env"):
+        end = shared.step[shared.env == env].max()
+        if end != rows.step.max():
+            note(f"aggregate: on {env} the end is step {end}, the last that every run has")
     data = data.merge(shared, on=["env", "step"])
     scales = scale(args, data, metric)
     data = data[data.env.isin(scales)]
@@ -474,7 +494,8 @@ def pooled(data: pd.DataFrame, one: str, other: str | None = None) -> Estimate |
 
 def score_tables(args: Args, data: pd.DataFrame, metric: str):
     """Mean of column `score` and the differences as Markdown."""
-    lines, envs, first, all_of_them = order(data), sorted(data.env.unique()), label(args.baseline), []
+    lines, envs, all_of_them = order(data), sorted(data.env.unique()), []
+    first = next(iter(data.line[data.script == args.baseline]), label(args.baseline))
     last = data[data.step == data.groupby("env").step.transform("max")]
     shared = data[data.step.isin(common_steps(data))]
 
@@ -633,6 +654,13 @@ def steps(args: Args, data: pd.DataFrame):
 
 def speed(args: Args, data: pd.DataFrame):
     data = with_lines(data, args.by).dropna(subset="steps_per_second")
+    if "offline_steps" in data:  # before the environment's first step they are updates
+        data = data[~(data.step <= data.offline_steps)]
+    for (line, env), rows in data.groupby(["line", "env"]):
+        for name in {"compile", "versions/device"} & set(rows):
+            if rows[name].nunique() > 1:
+                kinds = ", ".join(map(text, rows[name].dropna().unique()))
+                note(f"speed: {line} on {env}: {name} is {kinds} in one bar; --by {name} separates them")
     lines, envs = order(data), sorted(data.env.unique())
     look = styles(lines)
     runs = data.groupby(["line", "env", "seed"]).steps_per_second.agg(stats.hmean)
@@ -646,8 +674,8 @@ def speed(args: Args, data: pd.DataFrame):
                 x, values = j + (i - (len(lines) - 1) / 2) * width, runs[line, env]
                 ax.bar(x, values.median(), 0.9 * width, color=look[line][0], alpha=0.75)
                 ax.plot(np.full(len(values), x), values, "o", color="black", markersize=2)
-                above = {"xytext": (0, 4), "textcoords": "offset points", "ha": "center"}
-                ax.annotate(f"{values.median():.0f}", (x, values.max()), **above)
+                inside = {"xytext": (0, 3), "textcoords": "offset points", "ha": "center", "color": "white"}
+                ax.annotate(f"{values.median():.0f}", (x, 0), **inside)
     ax.margins(y=0.1)
     ax.set_xticks(range(len(envs)), envs)
     ax.set_ylabel("environment steps per second")
@@ -676,19 +704,21 @@ def seed_range(tables: list[pd.DataFrame]) -> str:
     return f"{min(counts)}\u2013{max(counts)}" if min(counts) < max(counts) else str(min(counts))
 
 
-def comparisons(args: Args, data: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """One row per difference: kind, env, what, script, seeds, step, at the end, over training, unit.
+def comparisons(args: Args, data: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, dict[str, list[pd.Series]]]:
+    """One row per difference: kind, env, what, script, seeds, step, at the end, over training, unit; and per task the
+    last values of each script, by seed.
 
     The unit is the reference's mean at that step, less a random policy's return: in it environments share an axis.
     """
     known, rows = read_references(args).random, []
-    data = data.assign(variant=data.script.str.extract("-(.+)", expand=False).fillna(""))
-    data = data.assign(script=data.script.str.partition("-")[0])
+    parts = data.script.str.partition("-")
+    ours = parts[0].isin(STYLES)  # another name with a hyphen is a script of its own
+    data = data.assign(script=parts[0].where(ours, data.script), variant=parts[2].where(ours, ""))
     k = data.get("sampling_steps", pd.Series(np.nan, data.index))
     data = data.assign(k=k.where(data.script.str.contains("flow_"))).dropna(subset=metric)
     default = DEFAULT_K if (data.k == DEFAULT_K).any() or data.k.isna().all() else data.k.min()
     data["k"] = data.k.fillna(default)
-    tables = {}
+    tables, shown = {}, set()
     for key, mine in data.groupby(["env", "script", "variant", "k"]):
         tables[key] = by_seed(with_lines(mine, []), metric).dropna()
 
@@ -697,18 +727,21 @@ def comparisons(args: Args, data: pd.DataFrame, metric: str) -> pd.DataFrame:
             return
         end, training, step = pair([tables[key] for key in keys], weights)
         if end:
+            shown.update(keys)
             references = [tables[key].loc[step].mean() for key, weight in zip(keys, weights, strict=True) if weight < 0]
             unit = abs(np.mean(references) - known.get(env, 0.0))
             seeds = seed_range([tables[key] for key in keys])
             rows.append((kind, env, what, script, seeds, step, end, training, unit))
 
-    first = args.baseline
+    first, scripts = args.baseline, list(dict.fromkeys([*STYLES, *sorted(data.script.unique())]))
+    usual_k = "" if default == DEFAULT_K else f", K = {default:.0f}"
     usual = {(env, script) for env, script, variant, k in tables if not variant and k == default}
-    for script in [script for script in STYLES if script != first]:
+    for script in [script for script in scripts if script != first]:
         for env, _ in sorted(one for one in usual if one[1] == script):
             keys = [(env, script, "", default), (env, first, "", default)]
-            add(f"policy, minus {label(first)}", env, label(script), script, keys, [1, -1])
-    for script in [script for script in STYLES if script != first]:
+            name = label(script) + usual_k * ("flow_" in script)
+            add(f"policy, minus {label(first)}", env, name, script, keys, [1, -1])
+    for script in [script for script in scripts if script != first]:
         envs = sorted(env for env, name in usual if name == script and (env, first) in usual)
         groups, units = [], []
         for env in envs:
@@ -728,7 +761,7 @@ def comparisons(args: Args, data: pd.DataFrame, metric: str) -> pd.DataFrame:
             names = f"{label(first)} and {label(script)}"
             add("critic or policy", env, f"CrossQ\u2019s critic minus target networks, {names}", first, four, HALVES[0])
             add("critic or policy", env, f"{label(script)} minus {label(first)}, both critics", script, four, HALVES[1])
-    for script in STYLES:
+    for script in scripts:
         for env, name, variant, k in tables:
             if name == script and not variant and k != default:
                 keys = [(env, script, "", k), (env, script, "", default)]
@@ -742,21 +775,26 @@ def comparisons(args: Args, data: pd.DataFrame, metric: str) -> pd.DataFrame:
                 what = f"{label(script)}, {VARIANTS.get(variant, variant)}"
                 add("one change, minus the default", env, what, script, keys, [1, -1])
     require(len(rows) > 0, "forest: nothing to compare with two seeds or more; look at --where and --baseline")
-    return pd.DataFrame(rows, columns=["kind", "env", "what", "script", "seeds", "step", "end", "training", "unit"])
+    for env, script, variant, k in sorted(tables.keys() - shown, key=str):
+        name = f"{script} {variant}".strip()
+        note(f"forest: {name}, K = {k:.0f}, on {env} is in no row: nothing to compare it with")
+    compared = {first, *(row[3] for row in rows)}
+    ends = {}  # env -> the last values of every script's own table
+    for (env, script, variant, k), of_seeds in tables.items():
+        if script in compared and not variant and k == default and len(of_seeds):
+            ends.setdefault(env, []).append(of_seeds.iloc[-1])
+    names = ["kind", "env", "what", "script", "seeds", "step", "end", "training", "unit"]
+    return pd.DataFrame(rows, columns=names), ends
 
 
-def print_power(data: pd.DataFrame, metric: str, number: int):
+def print_power(ends: dict[str, list[pd.Series]], number: int):
     """Which difference so many seeds would find, task by task, at 5 % and after the correction."""
-    data = data[~data.script.str.contains("-")]
-    if "sampling_steps" in data:
-        data = data[data.sampling_steps.fillna(DEFAULT_K) == DEFAULT_K]
-    last = data[data.step == data.groupby(["env", "script"]).step.transform("max")].dropna(subset=metric)
     print("Difference at the end that is found in 80 % of cases, by the deviation between seeds, and the same of one")
     print(f"among {number}\n")
     heads = [f"{seeds} seeds | one of {number}" for seeds in (3, 5, 10)]
     print(f"| | deviation | {' | '.join(heads)} |\n|{'---|' * 8}")
-    for env, rows in last.groupby("env"):
-        deviation = np.sqrt(rows.groupby("script")[metric].var().mean())
+    for env, values in sorted(ends.items()):
+        deviation = np.sqrt(np.nanmean([of_seeds.var() for of_seeds in values]))
         cells = [f"{deviation * detectable(n, level):.0f}" for n in (3, 5, 10) for level in (0.05, 0.05 / number)]
         print(f"| {env} | {deviation:.0f} | {' | '.join(cells)} |")
     print()
@@ -765,7 +803,7 @@ def print_power(data: pd.DataFrame, metric: str, number: int):
 def forest(args: Args, data: pd.DataFrame):
     """Every difference: a row each, at the end and over training."""
     metric = metrics(args)[0]
-    rows = comparisons(args, data, metric)
+    rows, ends = comparisons(args, data, metric)
     adjusted = holm([estimate.p for column in ("end", "training") for estimate in rows[column]])
     rows = rows.assign(end_p=adjusted[: len(rows)], training_p=adjusted[len(rows) :])
     print(f"{RETURNS[metric].capitalize()}: difference at the step, and of the means over training up to it, with 95 %")
@@ -779,7 +817,7 @@ def forest(args: Args, data: pd.DataFrame):
             cells += [estimate.text(digits), f"**{p:.3f}**" if p < 0.05 else f"{p:.2f}"]
         print(f"| {' | '.join(cells)} |")
     print()
-    print_power(data[data.script.isin(set(rows.script))], metric, len(adjusted))
+    print_power(ends, len(adjusted))
 
     heights, y, previous = [], 0.0, None
     for kind in rows.kind:
@@ -841,6 +879,9 @@ def table(args: Args, data: pd.DataFrame):
             for env in envs:
                 mine = data[(data.line == line) & (data.env == env)].dropna(subset=metric)
                 values = mine[mine.step == mine.step.max()][metric]
+                if len(values) < mine.seed.nunique():
+                    short_of = f"{mine.seed.nunique() - len(values)} of {mine.seed.nunique()} seeds end earlier"
+                    note(f"table: {line} on {env}: {short_of} and are not in the mean")
                 when = f" at {short(mine.step.max())}" if len(values) and mine.step.max() != common[env] else ""
                 cells.append(spread(values, 2 if metric == "eval/success" else 0) + when if len(values) else "\u2013")
             print(f"| {line} | {' | '.join(cells)} |")
@@ -861,10 +902,13 @@ def differences(data: pd.DataFrame, metric: str, baseline: str, lines: list[str]
         cells = []
         for env in envs:
             two = [data[(data.line == which) & (data.env == env)] for which in (line, baseline)]
+            own_end = min(rows.step.max() for rows in two)
             two = [by_seed(rows, metric).dropna() for rows in two]
-            found = pair(two, [1, -1])[:2] if all(map(len, two)) else (None, None)
+            *found, step = pair(two, [1, -1]) if all(map(len, two)) else (None, None, 0)
             all_of_them += found
             cells += [estimate.text(digits) if estimate else "\u2013" for estimate in found]
+            if found[0] and step < own_end:  # a seed ends earlier
+                cells[-2] += f" at {EngFormatter(sep='')(step)}"
         print(f"| {line} | {' | '.join(cells)} |")
     print()
     print_correction(all_of_them)
@@ -898,4 +942,7 @@ def main(args: Args):
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="replace")  # a terminal may lack a minus sign
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as behind `| head`
     main(tyro.cli(Args, description=__doc__))

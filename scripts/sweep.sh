@@ -85,7 +85,9 @@ for ((seed = first; seed < first + seeds; seed++)); do
             [ -f "$script" ] || script=$root/$script
             [ -f "$script" ] || die "--scripts ${script#"$root/"}: no such file"
             name=$(basename "$script" .py)
-            name=${env//\//-}__${name}__${seed}__$checksum
+            sum=$checksum # a script from elsewhere may have the name of one here
+            [[ $script == "$root"/* ]] || sum=$(printf '%s\n' "$(realpath "$script")" "$checksum" | cksum | cut -d ' ' -f 1)
+            name=${env//\//-}__${name}__${seed}__$sum
             [[ " ${names[*]-} " != *" $name "* ]] || die "$env with ${script##*/} is in the grid twice"
             names+=("$name") job_scripts+=("$script") job_envs+=("$env") job_seeds+=("$seed")
         done

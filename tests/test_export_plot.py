@@ -81,15 +81,24 @@ def test_export_takes_a_killed_run_as_far_as_it_came(tmp_path):
 
 
 def test_export_has_rows_without_evaluation_and_a_last_one_at_the_end(tmp_path):
-    write_run(tmp_path, total_timesteps=330, until=330)
-    _, rows = run_export(tmp_path, table=tmp_path / "runs.csv")
-    assert rows[-1]["step"] == "330" and rows[-1]["eval_return"] == "" and rows[-1]["train_return"] == "320"
+    """One whose last evaluation is missing was stopped in it."""
+    run = write_run(tmp_path / "long", total_timesteps=330, until=330)
+    _, rows = run_export(tmp_path / "long", table=tmp_path / "stopped.csv")
+    assert [(row["step"], row["finished"]) for row in rows] == [("100", "0"), ("200", "0"), ("300", "0")]
+    writer = SummaryWriter(str(run))
+    writer.add_scalar("eval/episodic_return", 7, 330)
+    writer.close()
+    _, rows = run_export(tmp_path / "long", table=tmp_path / "runs.csv")
+    assert rows[-1]["step"] == "330" and rows[-1]["eval_return"] == "7" and rows[-1]["train_return"] == "320"
     assert rows[-1]["finished"] == "1"
     _, rows = run_export(write_run(tmp_path / "short", total_timesteps=330, until=310), table=tmp_path / "short.csv")
     assert [(row["step"], row["finished"]) for row in rows] == [("100", "0"), ("200", "0"), ("300", "0")]
     write_run(tmp_path / "silent", seed=2, eval_frequency=0)
     _, rows = run_export(tmp_path / "silent", table=tmp_path / "silent.csv")
     assert [row["step"] for row in rows] == ["300"] and rows[0]["finished"] == "1"
+    write_run(tmp_path / "offline", offline_steps=150, until=400, total_timesteps=250)
+    _, rows = run_export(tmp_path / "offline", table=tmp_path / "offline.csv")
+    assert [row["step"] for row in rows] == ["100", "150", "200", "300", "400"], "the end of pretraining too"
 
 
 def test_export_reads_only_what_grew_and_keeps_what_is_gone(tmp_path, capsys):
@@ -544,3 +553,105 @@ def test_normalised_scores(plot, table, tmp_path):
     scores = plot.scores(args, plot.with_lines(plot.load(args), []), "eval_return")
     ends = scores[scores.step == 300].groupby("script").score.mean()
     assert ends["sac_gaussian"] == pytest.approx(1) and ends["sac_flow_g"] == pytest.approx(3302 / 3002)
+
+
+def made_up(tmp_path, rows, name="made_up.csv"):
+    """A table with these columns and what else plot.py needs."""
+    pd = pytest.importorskip("pandas")
+    plain = {"env": "A-v0", "script": "sac_gaussian", "seed": 1, "step": 1000, "finished": 1, "train_return": 0.0}
+    rows = [plain | row for row in rows]
+    for row in rows:
+        row.setdefault("run", f"{row['env']}__{row['script']}__{row['seed']}__1")
+    pd.DataFrame(rows).to_csv(tmp_path / name, index=False)
+    return tmp_path / name
+
+
+def plotted(table, *words):
+    command = [sys.executable, ROOT / "scripts" / "plot.py", *words, "--csv", table, "--out", table.parent / "out"]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def grid_of(scripts, seeds=3, steps=(500, 1000), **more):
+    """Returns that tell script, seed and step apart."""
+    return [
+        {"script": script, "seed": seed, "step": step, "eval_return": 100 * i + 10 * seed + step / 100} | more
+        for i, script in enumerate(scripts)
+        for seed in range(1, seeds + 1)
+        for step in steps
+    ]
+
+
+@pytest.mark.parametrize("where", ["seed = 1", "seed", "1"])
+def test_an_assignment_is_no_condition(tmp_path, where):
+    """pandas reads x = 1 as one, and would blank cells instead of choosing rows."""
+    result = plotted(made_up(tmp_path, grid_of(["sac_gaussian"])), "table", "--where", where)
+    assert result.returncode == 2 and result.stderr.startswith(f"error: --where {where}: not a condition; write ==")
+
+
+def test_the_power_table_has_the_baseline_and_every_seed_once(tmp_path):
+    rows = grid_of(["sac_gaussian", "sac_flow_g"])
+    for row in rows:
+        row["eval_return"] *= 5 if row["script"] == "sac_gaussian" else 1
+    older = [
+        row | {"run": "A-v0__sac_flow_g__1__0", "eval_return": 9999} for row in rows if row["script"] != "sac_gaussian"
+    ]
+    result = plotted(made_up(tmp_path, rows + [row for row in older if row["seed"] == 1]), "forest")
+    assert result.returncode == 0 and "ran more than once" in result.stderr
+    deviation = ((50**2 + 10**2) / 2) ** 0.5
+    assert f"\n| A-v0 | {deviation:.0f} |" in result.stdout
+
+
+def test_forest_has_every_script_or_says_which_it_leaves_out(tmp_path):
+    rows = grid_of(["sac_gaussian", "my_flow", "my-flow"]) + grid_of(["sac_flow_t-odd"], env="B-v0")
+    result = plotted(made_up(tmp_path, rows), "forest")
+    assert result.returncode == 2 and "sac_flow_t with odd on B-v0, no run without" in result.stderr
+    rows = [row for row in rows if "env" not in row]
+    rows += grid_of(["sac_flow_g"], sampling_steps=7) + grid_of(["sac_flow_t"], 1, sampling_steps=7)
+    result = plotted(made_up(tmp_path, rows), "forest")
+    assert result.returncode == 0, result.stderr
+    for name in ("my_flow", "my-flow", "Flow-G, K = 7"):
+        assert f"| {name} | A-v0 |" in result.stdout
+    assert "sac_flow_t, K = 7, on A-v0 is in no row" in result.stderr
+
+
+def test_seeds_that_end_earlier_are_named_and_so_is_the_step(tmp_path):
+    rows = [row for row in grid_of(["sac_gaussian", "sac_flow_g"]) if (row["seed"], row["step"]) != (3, 1000)]
+    result = plotted(made_up(tmp_path, rows), "table", "aggregate")
+    assert result.returncode == 0, result.stderr
+    assert "table: Gaussian on A-v0: 1 of 3 seeds end earlier and are not in the mean" in result.stderr
+    assert re.search(r"^\| Flow-G \| \+100 \[.*\] at 500 \| \+100 ", result.stdout, re.MULTILINE)
+    assert "aggregate: on A-v0 the end is step 500" in result.stderr
+
+
+def test_aggregate_needs_one_line_of_the_baseline(tmp_path):
+    rows = grid_of(["sac_gaussian", "sac_flow_g"], alpha=0.1) + grid_of(["sac_gaussian"], alpha=0.2)
+    for row in rows:
+        row["run"] = f"A-v0__{row['script']}__{row['seed']}__{row['alpha']}"
+    table = made_up(tmp_path, rows)
+    result = plotted(table, "aggregate", "--by", "alpha")
+    assert (
+        result.returncode == 2 and "the baseline has the lines Gaussian, alpha = 0.1; Gaussian, alpha" in result.stderr
+    )
+    result = plotted(table, "aggregate", "--by", "alpha", "--where", "alpha == 0.1")
+    assert result.returncode == 0 and re.search(r"^\| Flow-G, alpha = 0.1 \| \S+ \| \+", result.stdout, re.MULTILINE)
+
+
+def test_what_is_not_there_takes_no_seed_away(tmp_path):
+    """A run without evaluations, rows that are there twice, a new start of a run that had finished."""
+    whole = grid_of(["sac_gaussian", "sac_flow_g"])
+    expected = plotted(made_up(tmp_path, whole), "table").stdout
+    assert "| Gaussian | 30 ± 10 (3) |" in expected and "+100 [" in expected
+    blind = [row | {"seed": 4, "eval_return": None} for row in grid_of(["sac_gaussian"], 1)]
+    assert plotted(made_up(tmp_path, whole + blind), "table").stdout == expected
+    result = plotted(made_up(tmp_path, whole + whole[:3]), "table", "curves")
+    assert result.stdout.startswith(expected) and "3 rows are there twice" in result.stderr
+    begun = whole[0] | {"run": "A-v0__sac_gaussian__1__2", "finished": 0, "eval_return": -999}
+    assert plotted(made_up(tmp_path, [*whole, begun]), "table", "--unfinished").stdout == expected
+
+
+def test_speed_says_what_it_pools(tmp_path):
+    rows = [row | {"versions/device": "cpu", "compile": row["seed"] == 1} for row in grid_of(["sac_gaussian"])]
+    rows = [row | {"steps_per_second": 10.0 * row["seed"]} for row in rows]
+    result = plotted(made_up(tmp_path, rows), "speed")
+    assert result.returncode == 0
+    assert "speed: Gaussian on A-v0: compile is True, False in one bar; --by compile" in result.stderr

@@ -231,8 +231,11 @@ def test_a_failed_run_is_named_and_tried_again(tmp_path, stand_in):
     assert "1 done, 0 finished before, 1 failed" in result.stdout and "__2__" in result.stdout.splitlines()[-1]
     result = sweep(*stand_in, "--fail", "2")
     assert result.returncode == 1 and "0 done, 1 finished before, 1 failed" in result.stdout
-    # Other flags are other runs.
+    # Other flags are other runs, and so is a fork that kept its origin's name.
     assert "2 done, 0 finished before" in sweep(*stand_in, "--steps", "1").stdout
+    (tmp_path / "fork").mkdir()
+    fork = shutil.copy(stand_in[1], tmp_path / "fork")
+    assert "2 done, 0 finished before" in sweep("--scripts", fork, *stand_in[2:], "--steps", "1").stdout
 
 
 def test_two_sweeps_in_one_folder_are_refused(tmp_path, stand_in):

@@ -15,6 +15,7 @@ import argparse
 import ast
 import difflib
 import itertools
+import signal
 import subprocess
 import sys
 import textwrap
@@ -244,4 +245,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as behind `| head`
     sys.exit(main())

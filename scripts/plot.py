@@ -590,6 +590,8 @@ def gradients(args: Args, data: pd.DataFrame):
             ax.set_title(f"{line}, {env}" + (f" ({seeds_text(mine)})" if len(mine) else ""))
         for line, (colour, marker, dashes) in styles(lines).items():
             mine = data[(data.line == line) & (data.env == env)]
+            if mine.empty:
+                continue
             late = mine[mine.step > mine.step.max() / 2].groupby("seed")[tags].mean().dropna(axis=1, how="all")
             table = late.T.set_axis(range(late.shape[1]))
             profile.plot(table.index, table, color=colour, alpha=0.3, linewidth=0.6)

@@ -175,10 +175,11 @@ def rows(args: Args, folder: str) -> list[dict]:
     """What to time: label, checkout, flags, command."""
     env_id = args.env_id or ("Humanoid-v4" if args.full else "HalfCheetah-v4")
     size = "--size full" if args.full else "--size small"
-    usual = f"--env-id {env_id} --eval-frequency 0 --checkpoint-frequency 0 --run-dir {folder} {args.flags}"
+    usual = f"--env-id {env_id} --eval-frequency 0 --checkpoint-frequency 0 --run-dir {folder}"
     found = []
 
     def add(script: str, flags: str, root: Path = ROOT):
+        flags = f"{flags} {args.flags}".strip()
         starts = max(300, int((re.findall(r"--batch-size (\d+)", flags) or [512 if args.full else 256])[-1]) + 44)
         line = f"{usual} {flags} --learning-starts {starts}"
         command = [sys.executable, root / f"{script}.py", *line.split()]

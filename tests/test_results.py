@@ -583,3 +583,16 @@ def test_speed_in_the_pages(drawn):
     short = [row.split("|")[1:-1] for row in re.findall(r"^\| [sS].*\d \|$", section, re.MULTILINE)]
     columns = [[row.split("|")[i] for i in (2, 3, 5, 6, 7)] for row in rows if row.startswith("| HalfCheetah-v4 ")]
     assert len(short) == 4 and all(row in columns for row in short), short
+
+
+def test_speed_at_equal_widths():
+    """In the decisions log: steps per second over those of SBX's CrossQ, by the ratios to one first row."""
+    pd = pytest.importorskip("pandas")
+    rows = pd.read_csv(ROOT / "results" / "equal_width.csv", keep_default_na=False)
+    ratio = {(row["script"], "--compile" in row["flags"]): row["ratio"] for _, row in rows.iterrows()}
+    compiled, eager = (ratio["sac_gaussian", on] / ratio["SBX CrossQ", False] for on in (True, False))
+    log = (ROOT / "results" / "DECISIONS.md").read_text()
+    assert (
+        f"takes {compiled:.2f} times as many steps per second as SBX's CrossQ, the eager one {eager:.2f} times" in log
+    )
+    assert rows["flags"][:2].str.contains("--hidden-dim 256").all()

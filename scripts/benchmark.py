@@ -243,7 +243,7 @@ def measure(args: Args) -> list[dict]:
 def append(path: Path, measured: list[dict]):
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", newline="") as file:
-        writer = csv.DictWriter(file, list(measured[0]))
+        writer = csv.DictWriter(file, list(measured[0]), lineterminator="\n")
         if file.tell() == 0:
             writer.writeheader()
         for row in measured:

@@ -110,6 +110,12 @@ class Huge(Plain):
     low, high = [-3.4e38] * 2, [3.4e38] * 2
 
 
+class Vast(Plain):
+    """Beyond float32."""
+
+    low, high, dtype = [-1e300] * 2, [1e300] * 2, np.float64
+
+
 class NotFinite(Plain):
     def step(self, action):
         obs, *rest = super().step(action)

@@ -641,7 +641,7 @@ BAD = {
     "--env-id Unbounded-v0": "bounded one-dimensional Box",
     "--device tpu": "choose auto, cpu",
     "--resume nowhere": "--resume nowhere: checkpoint.pt is missing",
-    "--seed 4294967297": "from 0 to 4294967295",
+    "--compile False": "write --compile or --no-compile",
 }
 OWN_BAD = {
     "ppo": {"--num-minibatches 3": "divisor", "--total-timesteps 5": "--num-steps", "--policy-lr -1": "from 0"},
@@ -668,7 +668,8 @@ def test_every_number_has_its_limits(name, capsys):
     module = importlib.import_module(name)
     numbers = [field.name for field in dataclasses.fields(module.Args) if "int" in str(field.type)]
     floats = [field.name for field in dataclasses.fields(module.Args) if "float" in str(field.type)]
-    for number, bad in [(n, -1) for n in numbers] + [(f, value) for f in floats for value in (np.nan, np.inf, -np.inf)]:
+    cases = [("seed", 2**32 + 1)] + [(n, -1) for n in numbers]
+    for number, bad in cases + [(f, value) for f in floats for value in (np.nan, np.inf, -np.inf)]:
         with pytest.raises(SystemExit):
             module.prepare(dataclasses.replace(module.Args(), **{number: bad}))
         assert f"--{number.replace('_', '-')} {bad}: choose a number from" in capsys.readouterr().err
@@ -700,7 +701,7 @@ def final(module, path) -> dict:
     return state | {"args": args}
 
 
-def test_exact_resume(name, tmp_path, monkeypatch):
+def test_exact_resume(name, tmp_path, monkeypatch, capsys):
     """Stopped by SIGTERM in an episode, in an evaluation and in a later episode: the same bits at the end. The episodes
     have 13 steps, PPO's rollouts 32: its first and last stop are in a rollout, and in an episode older than that."""
     module = importlib.import_module(name)
@@ -738,6 +739,7 @@ def test_exact_resume(name, tmp_path, monkeypatch):
         assert ended.value.code == 128 + signal.SIGTERM
         module.STOP.clear()
         (path,) = (str(folder) for folder in (tmp_path / "parts").iterdir())
+        assert f"go on with: {sys.executable} {sys.argv[0]} --resume {path}\n" in capsys.readouterr().out
         step, _, episode_start, *_ = module.load_checkpoint(path)["counters"]
         seen.append((step, episode_start))
     assert module.main(module.read_args(["--resume", path])) == path

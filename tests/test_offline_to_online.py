@@ -1077,7 +1077,7 @@ RESUMED += [(name, "lift", "chunk") for name in ("sac_flow_g", "reinflow")] + [(
 
 @needs_extras
 @pytest.mark.parametrize(("name", "env_id", "moment"), RESUMED)
-def test_interrupted_run_goes_on_exactly(name, data, tmp_path, monkeypatch, moment, env_id):
+def test_interrupted_run_goes_on_exactly(name, data, tmp_path, monkeypatch, capsys, moment, env_id):
     """SIGTERM while pretraining, online in the middle of a chunk and an episode, in ReinFlow's updates, or in an
     evaluation: then --resume, to the same networks, optimizers, generator, counters and logged numbers as a run without
     interruption."""
@@ -1113,9 +1113,10 @@ def test_interrupted_run_goes_on_exactly(name, data, tmp_path, monkeypatch, mome
     monkeypatch.undo()
     script.STOP.clear()
     (part,) = (tmp_path / "part").iterdir()
+    assert f"go on with: {sys.executable} {sys.argv[0]} --resume {part}\n" in capsys.readouterr().out
     state = script.load_checkpoint(str(part))
     if moment == "evaluation":
-        assert state["counters"][-1] is False  # it is due
+        assert len(calls) == 5 and state["counters"][-1] is False  # it stopped at once, and is due
     if name != "reinflow" and moment == "chunk":
         assert len(state["queue"]) in (1, 2, 3, 4) and 0 <= state["counters"][2] < state["counters"][0]
     if name != "reinflow":  # what a crash leaves behind a checkpoint is cut off
@@ -1178,6 +1179,13 @@ def test_an_episode_that_does_not_repeat_is_begun_anew(name, env_id, data, tmp_p
     assert capsys.readouterr().out.count("the episode could not be repeated: a new one begins") == 1
     seen = scalars(part)["charts/episodic_length"]  # 8 steps, then whole episodes of 13
     assert [step for step, _ in seen] == [24 + 8 + 13] and [length for _, length in seen] == [13]
+
+
+def test_a_switch_takes_no_value(script, capsys):
+    with pytest.raises(SystemExit) as stop:
+        script.read_args(["--compile", "False"])
+    error = "error: --compile False: write --compile or --no-compile, without a value\n"
+    assert stop.value.code == 2 and capsys.readouterr().err == error
 
 
 def test_a_checkpoint_from_scratch_is_refused(script, tmp_path, capsys):

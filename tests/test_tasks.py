@@ -37,6 +37,7 @@ def one_line(script, tmp_path, capsys, **flags) -> str:
         ("RewardPair", "array of size 1"),
         ("WholeActions", "int64.*Box of floats"),
         ("Huge", r"3.4e\+38.*bounded"),
+        ("Vast", r"1e\+300.*bounded"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(script, task, reason, tmp_path, capsys):
@@ -91,7 +92,8 @@ def call(words: str, folder, **env):
     ("words", "says"),
     [
         ("--env-id tasks:OldReset-v0", "--env-id"),  # with two warnings of Gymnasium's on the way
-        ("--env-id tasks:Huge-v0", "--env-id"),  # with one of NumPy's
+        ("--env-id tasks:Huge-v0", "--env-id"),
+        ("--env-id tasks:Vast-v0", "--env-id"),  # with one of NumPy's
         ("--env-id tasks:Plain-v0 --capture-video", "renders rgb_array"),
         ("--env-id HalfCheetah-v4 --capture-video", "MUJOCO_GL=egl"),  # with two of GLFW's, where there is no display
         ("--env-id Pendulum-v1 --crossq False", "write --crossq or --no-crossq"),

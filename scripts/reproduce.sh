@@ -233,6 +233,7 @@ END
         done
         sweep sac_gaussian.py Humanoid-v4 --target-entropy -32.6 --exp-name sac_gaussian-entropy_-32.6
         draw "" curves --returns both --unfinished
+        draw "" table --returns both
         flags=("${usual[@]}")
         ;;
     ablations)

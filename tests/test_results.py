@@ -492,7 +492,7 @@ def test_width_in_the_decisions_log():
 
 def test_humanoid_in_the_decisions_log():
     """Training returns with and without BatchRenorm's correction, SBX's too; weights and their averages; policies."""
-    pd = pytest.importorskip("pandas")
+    pd, stats = pytest.importorskip("pandas"), pytest.importorskip("scipy.stats")
     log = (ROOT / "results" / "DECISIONS.md").read_text()
     files = (f"{name}.csv" for name in ("humanoid", "actor_average", "sbx_renorm", "renorm_parts"))
     runs, averages, sbx, parts = (pd.read_csv(ROOT / "results" / name, low_memory=False) for name in files)
@@ -508,10 +508,21 @@ def test_humanoid_in_the_decisions_log():
             ends.append(f"{values.mean():.0f}{deviation} ({len(values)})" if len(values) else "\u2013")
         for low, high in ((60_000, 100_000), (110_000, 150_000), (160_000, 200_000), (210_000, 250_000)):
             seeds = [rows.set_index("step")["train_return"] for _, rows in mine.groupby("seed")]
-            parts = [f"{rows.loc[low:high].mean():.0f}" if rows.index.max() >= high else "\u2013" for rows in seeds]
-            means.append(", ".join(parts))
+            each = [f"{rows.loc[low:high].mean():.0f}" if rows.index.max() >= high else "\u2013" for rows in seeds]
+            means.append(", ".join(each))
         for cells in (ends, means):
             assert f"| {name} | {' | '.join(cells)} |" in log, cells
+    for column, before, after in (
+        ("eval_return", "over all evaluations Flow-T's mean is ", " from the Gaussian's"),
+        ("train_return", "over all of training by ", ": a lead"),
+    ):
+        flow, gaussian = (
+            runs[(runs["script"] == script) & (runs["finished"] == 1)].groupby("seed")[column].mean()
+            for script in ("sac_flow_t", "sac_gaussian")
+        )
+        interval = stats.ttest_ind(flow, gaussian, equal_var=False).confidence_interval()
+        difference = f"{flow.mean() - gaussian.mean():+.0f} [{interval.low:+.0f}, {interval.high:+.0f}]"
+        assert f"{before}{difference}{after}" in " ".join(log.split()), difference
     names = {"Flow-T": "sac_flow_t", "Gaussian": "sac_gaussian"}
     for name, script in names.items():
         for shown, own in ((name, script), (f"{name}, corrected", f"{script}-corrected")):

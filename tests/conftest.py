@@ -18,6 +18,12 @@ sys.path.insert(0, str(ROOT))
 event_file_writer._global_uid = event_file_writer.AtomicCounter(1000)
 torch.set_num_threads(1)  # two threads on small products only wait for each other
 
+
+def pytest_collection_modifyitems(items):
+    """First those of Slurm, which wait for its clocks for minutes: another worker has the core meanwhile."""
+    items.sort(key=lambda item: "slurm" not in item.fixturenames)
+
+
 FLOWS = ("sac_flow_g", "sac_flow_t", "sac_flow_naive")
 SCRIPTS = (*FLOWS, "sac_gaussian")
 BOX = gym.spaces.Box(np.array([-1.0, 0.5], np.float32), np.array([3.0, 0.7], np.float32))  # asymmetric, two scales

@@ -17,6 +17,7 @@ import pickle
 import re
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -489,20 +490,27 @@ def test_an_interrupted_evaluation_is_done_once_by_the_resumed_run(flags, start,
 
 
 def page(runs, fast: str) -> dict[str, list[int]]:
-    """Tag -> steps, in the order in which TensorBoard's page has a run's points, by one of its two loaders."""
-    from tensorboard.program import TensorBoard
-
-    board = TensorBoard()
-    board.configure(argv=["", "--logdir", str(runs), "--load_fast", fast, "--port", "0", "--host", "127.0.0.1"])
-    url, seen, before = board.launch() + "data/plugin/scalars/", {}, None
-    while not seen or seen != before:  # it loads in the background
-        time.sleep(0.5)
-        before, seen = seen, {}
-        for run, tags in json.load(urllib.request.urlopen(url + "tags")).items():
-            for tag in set(tags) - {"charts/SPS"}:
-                query = urllib.parse.urlencode({"run": run, "tag": tag})
-                points = json.load(urllib.request.urlopen(f"{url}scalars?{query}"))
-                seen[tag] = [step for _, step, _ in points]
+    """Tag -> steps, in the order in which TensorBoard's page has a run's points, by one of its two loaders. In a
+    process of its own: in this one its gRPC would break the pipes of later subprocesses."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    words = ["--logdir", str(runs), "--load_fast", fast, "--port", str(port), "--host", "127.0.0.1"]
+    board = subprocess.Popen([sys.executable, "-m", "tensorboard.main", *words], stderr=subprocess.DEVNULL)
+    url, seen, before, end = f"http://127.0.0.1:{port}/data/plugin/scalars/", {}, None, time.monotonic() + 120
+    try:
+        while not seen or seen != before:  # it starts, and then loads in the background
+            assert time.monotonic() < end and board.poll() is None
+            time.sleep(0.5)
+            before, seen = seen, {}
+            with contextlib.suppress(OSError):
+                for run, tags in json.load(urllib.request.urlopen(url + "tags")).items():
+                    for tag in set(tags) - {"charts/SPS"}:
+                        query = urllib.parse.urlencode({"run": run, "tag": tag})
+                        points = json.load(urllib.request.urlopen(f"{url}scalars?{query}"))
+                        seen[tag] = [step for _, step, _ in points]
+    finally:
+        board.terminate()
+        board.wait(timeout=60)
     return seen
 
 
@@ -1047,7 +1055,7 @@ class Filling(HopperEnv):
         if folder and self.steps == 50:
             with suppress(OSError), open(folder + "/filler", "ab", buffering=0) as file:
                 for size in (4096, 1):
-                    with suppress(OSError):
+                    with contextlib.suppress(OSError):
                         while file.write(bytes(size)) == size:
                             pass
                 file.truncate(file.tell() - int(os.environ["FREE"]))

@@ -1055,7 +1055,7 @@ class Filling(HopperEnv):
         if folder and self.steps == 50:
             with suppress(OSError), open(folder + "/filler", "ab", buffering=0) as file:
                 for size in (4096, 1):
-                    with contextlib.suppress(OSError):
+                    with suppress(OSError):
                         while file.write(bytes(size)) == size:
                             pass
                 file.truncate(file.tell() - int(os.environ["FREE"]))

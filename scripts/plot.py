@@ -736,12 +736,12 @@ def comparisons(args: Args, data: pd.DataFrame, metric: str) -> tuple[pd.DataFra
             rows.append((kind, env, what, script, seeds, step, end, training, unit))
 
     first, scripts = args.baseline, list(dict.fromkeys([*STYLES, *sorted(data.script.unique())]))
-    usual_k = "" if default == DEFAULT_K else f", K = {default:.0f}"
     usual = {(env, script) for env, script, variant, k in tables if not variant and k == default}
     for script in [script for script in scripts if script != first]:
         for env, _ in sorted(one for one in usual if one[1] == script):
             keys = [(env, script, "", default), (env, first, "", default)]
-            name = label(script) + usual_k * ("flow_" in script)
+            unusual = "flow_" in script and default != DEFAULT_K
+            name = f"{label(script)}, K = {default:.0f}" if unusual else label(script)
             add(f"policy, minus {label(first)}", env, name, script, keys, [1, -1])
     for script in [script for script in scripts if script != first]:
         envs = sorted(env for env, name in usual if name == script and (env, first) in usual)
@@ -783,7 +783,7 @@ def comparisons(args: Args, data: pd.DataFrame, metric: str) -> tuple[pd.DataFra
     compared = {first, *(row[3] for row in rows)}
     ends = {}  # env -> the last values of every script's own table
     for (env, script, variant, k), of_seeds in tables.items():
-        if script in compared and not variant and k == default and len(of_seeds):
+        if script in compared and not variant and k == default and len(of_seeds) and of_seeds.shape[1] > 1:
             ends.setdefault(env, []).append(of_seeds.iloc[-1])
     names = ["kind", "env", "what", "script", "seeds", "step", "end", "training", "unit"]
     return pd.DataFrame(rows, columns=names), ends
@@ -796,7 +796,7 @@ def print_power(ends: dict[str, list[pd.Series]], number: int):
     heads = [f"{seeds} seeds | one of {number}" for seeds in (3, 5, 10)]
     print(f"| | deviation | {' | '.join(heads)} |\n|{'---|' * 8}")
     for env, values in sorted(ends.items()):
-        deviation = np.sqrt(np.nanmean([of_seeds.var() for of_seeds in values]))
+        deviation = np.sqrt(np.mean([of_seeds.var() for of_seeds in values]))
         cells = [f"{deviation * detectable(n, level):.0f}" for n in (3, 5, 10) for level in (0.05, 0.05 / number)]
         print(f"| {env} | {deviation:.0f} | {' | '.join(cells)} |")
     print()

@@ -78,6 +78,7 @@ done
 # The grid: seeds outermost, so that a sweep cut short has all scripts on all environments. A run's name holds a
 # checksum of its flags: the same grid with other flags is another set of runs.
 checksum=$(printf '%s\n' ${flags[@]+"${flags[@]}"} | cksum | cut -d ' ' -f 1)
+home=$(cd "$root" && pwd -P)
 names=() job_scripts=() job_envs=() job_seeds=()
 for ((seed = first; seed < first + seeds; seed++)); do
     for env in "${envs[@]}"; do
@@ -85,8 +86,9 @@ for ((seed = first; seed < first + seeds; seed++)); do
             [ -f "$script" ] || script=$root/$script
             [ -f "$script" ] || die "--scripts ${script#"$root/"}: no such file"
             name=$(basename "$script" .py)
-            sum=$checksum # a script from elsewhere may have the name of one here
-            [[ $script == "$root"/* ]] || sum=$(printf '%s\n' "$(realpath "$script")" "$checksum" | cksum | cut -d ' ' -f 1)
+            # A script from outside may have the name of one here: its path tells them apart, wherever this is called.
+            sum=$checksum place=$(cd "$(dirname "$script")" && pwd -P)/$(basename "$script")
+            [[ $place == "$home"/* ]] || sum=$(printf '%s\n' "$place" "$checksum" | cksum | cut -d ' ' -f 1)
             name=${env//\//-}__${name}__${seed}__$sum
             [[ " ${names[*]-} " != *" $name "* ]] || die "$env with ${script##*/} is in the grid twice"
             names+=("$name") job_scripts+=("$script") job_envs+=("$env") job_seeds+=("$seed")

@@ -523,6 +523,9 @@ def test_humanoid_in_the_decisions_log():
         interval = stats.ttest_ind(flow, gaussian, equal_var=False).confidence_interval()
         difference = f"{flow.mean() - gaussian.mean():+.0f} [{interval.low:+.0f}, {interval.high:+.0f}]"
         assert f"{before}{difference}{after}" in " ".join(log.split()), difference
+    walking = runs[runs["script"].isin(("sac_flow_t", "sac_gaussian"))].groupby("run")["steps_per_second"]
+    hours = 250_000 / walking.apply(stats.hmean) / 3600
+    assert f"{hours.min():.1f} to {hours.max():.1f} hours on a CPU core" in (ROOT / "README.md").read_text()
     names = {"Flow-T": "sac_flow_t", "Gaussian": "sac_gaussian"}
     for name, script in names.items():
         for shown, own in ((name, script), (f"{name}, corrected", f"{script}-corrected")):

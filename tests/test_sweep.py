@@ -166,6 +166,9 @@ def test_interrupted_sweep_goes_on_and_trains_nothing_twice(tmp_path):
     ]
     result = sweep(*words)
     assert result.returncode == 0 and "0 done, 4 finished before" in result.stdout
+    # So they are where the scripts are found from another folder.
+    elsewhere = subprocess.run(command(*words), cwd=tmp_path, capture_output=True, text=True)
+    assert elsewhere.returncode == 0 and "0 done, 4 finished before" in elsewhere.stdout
     assert all(line.startswith("skip") for line in sweep("--dry-run", *words).stdout.splitlines())
 
 

@@ -210,6 +210,9 @@ def relu(x: torch.Tensor) -> torch.Tensor:
     return 0.5 * (x + x.abs()) if torch.compiler.is_compiling() else F.relu(x)
 
 
+NEVER = 10**9  # as BatchRenorm's warm-up: the correction's arithmetic is spared
+
+
 class BatchRenorm(nn.Module):
     """Batch renormalization (Ioffe, 2017) over the first dimension of (B, n), with the constants of CrossQ.
 
@@ -228,12 +231,13 @@ class BatchRenorm(nn.Module):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))  # a tensor: a Python int would recompile
         self.batch_mean = self.batch_var = torch.zeros(n)
 
-    @torch.no_grad()
-    def track(self):
-        """Move the running statistics towards those of the last training batch."""
-        self.running_mean.lerp_(self.batch_mean, 1 - self.momentum)
-        self.running_var.lerp_(self.batch_var, 1 - self.momentum)
-        self.steps += 1
+    @staticmethod
+    def track(norms: list):
+        """Move all running statistics towards those of each layer's last training batch."""
+        running = [norm.running_mean for norm in norms] + [norm.running_var for norm in norms]
+        latest = [norm.batch_mean for norm in norms] + [norm.batch_var for norm in norms]
+        torch._foreach_lerp_(running, latest, 1 - norms[0].momentum)
+        torch._foreach_add_([norm.steps for norm in norms], 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training:
@@ -244,15 +248,16 @@ class BatchRenorm(nn.Module):
             var, mean = torch.var_mean(x, dim=0, correction=0)
         else:
             mean, var = torch.batch_norm_update_stats(x, None, None, 0)
-        std = (var + self.eps).sqrt()
-        with torch.no_grad():  # r and d are constants to the gradient
-            warm, running_std = self.steps >= self.warmup, (self.running_var + self.eps).sqrt()
-            r = torch.where(warm, (std / running_std).clamp(1 / self.r_max, self.r_max), 1.0)
-            d = torch.where(warm, ((mean - self.running_mean) / running_std).clamp(-self.d_max, self.d_max), 0.0)
         self.batch_mean, self.batch_var = mean.detach(), var.detach()
+        weight, bias, std = self.weight, self.bias, (var + self.eps).sqrt()
+        if self.warmup < NEVER:
+            with torch.no_grad():  # r and d are constants to the gradient
+                warm, running_std = self.steps >= self.warmup, (self.running_var + self.eps).sqrt()
+                r = torch.where(warm, (std / running_std).clamp(1 / self.r_max, self.r_max), 1.0)
+                d = torch.where(warm, ((mean - self.running_mean) / running_std).clamp(-self.d_max, self.d_max), 0.0)
+            weight, bias = weight * r, weight * d + bias
         if fuse:
-            return ((x - mean) * (r / std) + d) * self.weight + self.bias
-        weight, bias = self.weight * r, self.weight * d + self.bias
+            return (x - mean) * (weight / std) + bias
         return torch.native_batch_norm(x, weight, bias, None, None, True, 0, self.eps)[0]  # F's refuses a batch of one
 
 
@@ -327,9 +332,9 @@ def descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor, module: nn.Mod
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    for norm in module.modules():
-        if isinstance(norm, BatchRenorm):
-            norm.track()
+    norms = [layer for layer in module.modules() if isinstance(layer, BatchRenorm)]
+    if norms:
+        BatchRenorm.track(norms)
 
 
 def main(args: Args) -> str:
@@ -500,13 +505,7 @@ LONGEST_EPISODE = 10_000  # steps, where a task is registered without a limit
 # not compile, which pays only after 20 000 to 45 000 steps.
 SIZES = {
     "full": {},
-    "small": {
-        "critic_hidden_dim": 256,
-        "batch_size": 256,
-        "learning_starts": 5000,
-        "renorm_warmup": 10**9,
-        "compile": False,
-    },
+    "small": dict(critic_hidden_dim=256, batch_size=256, learning_starts=5000, renorm_warmup=NEVER, compile=False),
 }
 
 

@@ -113,12 +113,33 @@ def test_batch_renorm_against_numpy(script):
         x = scale * rng.normal([0, 1, -2, 5], [1, 0.3, 2, 1], (32, 4))
         expected = numpy_batch_renorm(x, state, True, call >= 30) * weight + bias
         np.testing.assert_allclose(layer(torch.as_tensor(x)).detach().numpy(), expected, atol=1e-10)
-        layer.track()
+        layer.track([layer])
     assert layer.steps == 60
     layer.eval()
     expected = numpy_batch_renorm(x, state, False, True) * weight + bias
     np.testing.assert_allclose(layer(torch.as_tensor(x)).detach().numpy(), expected, atol=1e-10)
     assert layer.steps == 60  # evaluation leaves no trace
+
+
+def test_batch_renorm_that_never_corrects_is_one_with_a_late_warm_up(script):
+    """To the bit, forward and backward: what NEVER spares is arithmetic alone."""
+    torch.manual_seed(0)
+    layers = [script.BatchRenorm(4, warmup) for warmup in (script.NEVER, script.NEVER - 1)]
+    for layer in layers:
+        torch.manual_seed(1)
+        nn.init.normal_(layer.weight), nn.init.normal_(layer.bias)
+    for _ in range(3):
+        x = 3 * torch.randn(32, 4) + 1
+        outputs, gradients = [], []
+        for layer in layers:
+            leaf = x.clone().requires_grad_()
+            outputs.append(layer(leaf))
+            gradients.append(torch.autograd.grad(outputs[-1].square().sum(), [leaf, layer.weight, layer.bias]))
+            layer.track([layer])
+        assert torch.equal(*outputs)
+        assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
+    assert layers[0].steps == layers[1].steps == 3
+    assert torch.equal(layers[0].running_var, layers[1].running_var)
 
 
 @pytest.mark.parametrize("crossq", [True, False])
@@ -129,7 +150,7 @@ def test_critic_is_normalised_layers_with_relu(script, crossq):
     obs, action = torch.randn(32, 3).double(), torch.randn(32, 2).double().requires_grad_()
     critic(obs, action)
     for norm in (norm for norms in critic.norms or () for norm in norms):
-        norm.track()
+        norm.track([norm])
     for mode in (True, False):
         critic.train(mode)
         expected = []

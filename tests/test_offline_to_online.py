@@ -4,6 +4,7 @@ import csv
 import functools
 import importlib.util
 import inspect
+import itertools
 import json
 import os
 import re
@@ -1661,3 +1662,25 @@ def test_the_off_policy_scripts_share_their_loop():
     mains = [inspect.getsource(load(name).main) for name in SCRIPTS[:4]]
     loops = {main.partition("    # A checkpoint is these parts")[2] for main in mains}
     assert len(loops) == 1 and "for step in range" in loops.pop()
+
+
+def test_swing_trains_compares_and_goes_on(data, tmp_path):
+    """Tiny. An average that forgets at once is the actor, and ended runs are not trained again."""
+    flags = "--step-limit 13 --eval-episodes 2 --device cpu --no-compile --batch-size 8 --critic-hidden-dim 16"
+    words = ["--env-id", CUBE, "--dataset-path", data[CUBE], "--offline-steps", "10", "--total-timesteps", "20"]
+    words += ["--seeds", "1", "--rates", "constant", "decays to 0", "--decay", "0", "--run-dir", tmp_path / "runs"]
+    words += ["--csv", tmp_path / "swing.csv", f"--flags=--hidden-dim 16 --learning-starts 0 {flags}"]
+    command = [sys.executable, ROOT / "scripts" / "swing.py", *words]
+    tables = []
+    for _ in range(2):
+        subprocess.run(command, check=True, capture_output=True)
+        with open(tmp_path / "swing.csv", newline="") as file:
+            tables.append(list(csv.DictReader(file)))
+    assert tables[0] == tables[1] and len(list(tmp_path.glob("runs/*/*/checkpoint.pt"))) == 2
+    rows = [(row["rate"], row["weights"], int(row["step"])) for row in tables[0]]
+    assert sorted(rows) == sorted(itertools.product(("constant", "decays to 0"), ("last", "average"), (18, 19, 20)))
+    for path in tmp_path.glob("runs/*/*/checkpoint.pt"):
+        parts = torch.load(path, weights_only=True)
+        assert all(torch.equal(value, parts["average"][name]) for name, value in parts["actor"].items())
+        rate = parts["actor_optimizer"]["param_groups"][0]["lr"]
+        assert rate == pytest.approx(3e-4 * (1 if "constant" in str(path) else 1 / 20))

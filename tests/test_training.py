@@ -85,7 +85,7 @@ def test_crossq_pass_is_joint(script, warm):
     assert loss.item() == pytest.approx((0.5 * (q[:, :24] - target) ** 2).mean(1).sum(), rel=1e-9)
     assert mean_q.item() == pytest.approx(q[:, :24].mean(), rel=1e-9) and not mean_q.requires_grad
     for norm, (mean, var) in zip((norm for norms in critic.norms for norm in norms), statistics, strict=True):
-        norm.track()
+        norm.track([norm])
         np.testing.assert_allclose(norm.running_mean, mean, atol=1e-12)
         np.testing.assert_allclose(norm.running_var, var, atol=1e-12)
 
@@ -535,7 +535,7 @@ def test_compiled_losses_are_the_eager_ones(name):
         losses += wrap(module.actor_loss)(actor, views[1], batch["obs"], noise, alpha)
         losses[0].backward(), losses[2].backward()
         for norm in (part for net in (critic, actor) for part in net.modules() if hasattr(part, "track")):
-            norm.track()
+            norm.track([norm])
         tensors = [*losses, *(parameter.grad for part in (critic, actor) for parameter in part.parameters())]
         results.append([*tensors, *critic.buffers(), *actor.buffers()])
     for eager, compiled in zip(*results, strict=True):

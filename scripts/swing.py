@@ -1,0 +1,107 @@
+"""Why does success swing late in training? Step sizes of the actor, and an average of its weights.
+
+    pip install -r scripts/requirements.txt -r offline_to_online/requirements.txt
+    pip install --no-deps robosuite==1.5.2
+    python offline_to_online/make_dataset.py --env-id can --episodes 200 --path data/can.hdf5
+    python scripts/swing.py --csv runs/swing.csv  # nine runs of about 20 minutes on a CPU core
+
+Every run is evaluated at three instants near its end, each time with the actor and with an exponential average of its
+weights, which takes no part in training. A run that was interrupted goes on; those that have ended are not repeated.
+"""
+
+import csv
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+ROOT = Path(__file__).resolve().parent.parent
+# Name -> the actor's step size, as a share of --learning-rate, at a share of the environment steps.
+RATES = {"constant": "1.0", "a third": "1 / 3", "decays to 0": "1 - share"}
+LATE = (0.9, 0.95, 1.0)  # when runs are evaluated, as shares of the environment steps
+
+
+@dataclass
+class Args:
+    csv: Path  # table to write
+    script: str = "sac_flow_g"  # of offline_to_online
+    seeds: tuple[int, ...] = (1, 2, 3)  # seeds of the runs
+    rates: tuple[str, ...] = tuple(RATES)  # which step sizes to run, see RATES
+    env_id: str = "can"  # task
+    dataset_path: Path = Path("data/can.hdf5")  # data
+    offline_steps: int = 5000  # updates on the data
+    total_timesteps: int = 10_000  # environment steps
+    decay: float = 0.995  # of the average, per update
+    run_dir: Path = Path("runs/swing")  # folder for the runs
+    flags: str = (
+        "--critic-hidden-dim 256 --hidden-dim 256 --normalize-obs --learning-starts 2000 --buffer-size 200000 "
+        "--step-limit 300 --pretrain flow-matching --eval-episodes 50"
+    )  # further flags
+
+
+def fork(args: Args, rate: str) -> str:
+    """The text of the script with this step size, an average of the actor's weights, and late evaluations of both."""
+    late = [args.offline_steps + round(share * args.total_timesteps) for share in LATE]
+    changes = {
+        "    temperature = nn.ParameterDict(": "    average = copy.deepcopy(actor).eval().requires_grad_(False)\n"
+        "    temperature = nn.ParameterDict(",
+        '    parts = {"actor": actor,': '    parts = {"average": average, "actor": actor,',
+        "            metrics = update(online)\n": ""
+        "            share = max(0, step - args.offline_steps) / args.total_timesteps\n"
+        f"            actor_optimizer.param_groups[0]['lr'] = args.learning_rate * ({RATES[rate]})\n"
+        "            metrics = update(online)\n"
+        "            with torch.no_grad():\n"
+        "                mine, theirs = list(average.parameters()), list(actor.parameters())\n"
+        f"                torch._foreach_lerp_(mine, theirs, {1 - args.decay})\n",
+        "step == args.offline_steps or due(step, args.eval_frequency, last_step)": f"step in {late}",
+        "            scores = evaluate(actor_view, eval_env, args, device, film)\n": ""
+        "            scores = evaluate(actor_view, eval_env, args, device, film)\n"
+        "            others = evaluate(average, eval_env, args, device, film)\n"
+        '            scores |= {f"average_{name}": value for name, value in others.items()}\n',
+    }
+    text = (ROOT / "offline_to_online" / f"{args.script}.py").read_text()
+    for old, new in changes.items():
+        if text.count(old) != 1:
+            raise ValueError(f"{args.script}.py has {text.count(old)} times: {old}")
+        text = text.replace(old, new)
+    return text
+
+
+def train(args: Args, rate: str, seed: int) -> Path:
+    """The finished run of one step size and seed."""
+    folder = args.run_dir / f"{args.env_id}-{args.script}-{rate}-{seed}".replace(" ", "_")
+    script = folder / f"{args.script}.py"
+    folder.mkdir(parents=True, exist_ok=True)
+    script.write_text(fork(args, rate))
+    begun = sorted(folder.glob("*/checkpoint.pt"))
+    if (folder / "done").exists():
+        return begun[-1].parent
+    words = ["--resume", begun[-1].parent] if begun else ["--env-id", args.env_id, "--seed", seed, "--run-dir", folder]
+    if not begun:
+        words += ["--dataset-path", args.dataset_path.resolve(), "--offline-steps", args.offline_steps]
+        words += ["--total-timesteps", args.total_timesteps, *args.flags.split()]
+    subprocess.run([sys.executable, script, *map(str, words)], check=True)
+    (folder / "done").touch()
+    return max(folder.glob("*/checkpoint.pt"), key=os.path.getmtime).parent
+
+
+def main(args: Args):
+    rows = []
+    for seed in args.seeds:
+        for rate in args.rates:
+            events = EventAccumulator(str(train(args, rate, seed)), size_guidance={"scalars": 0}).Reload()
+            for weights, prefix in (("last", "eval/"), ("average", "eval/average_")):
+                for event in events.Scalars(prefix + "success"):
+                    step = event.step - args.offline_steps
+                    rows.append((args.env_id, args.script, rate, weights, seed, step, round(event.value, 4)))
+    args.csv.parent.mkdir(parents=True, exist_ok=True)
+    with args.csv.open("w", newline="") as file:
+        csv.writer(file).writerows([("env_id", "script", "rate", "weights", "seed", "step", "success"), *rows])
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

@@ -610,3 +610,16 @@ def test_speed_at_equal_widths():
         f"takes {compiled:.2f} times as many steps per second as SBX's CrossQ, the eager one {eager:.2f} times" in log
     )
     assert rows["flags"][:2].str.contains("--hidden-dim 256").all()
+
+
+def test_speed_against_the_authors_code():
+    """The decisions log's table: the median over the counted turns of the authors' time by ours."""
+    pd = pytest.importorskip("pandas")
+    turns = pd.read_csv(ROOT / "results" / "authors_speed.csv").query("turn > 0")
+    log = (ROOT / "results" / "DECISIONS.md").read_text()
+    for policy, name in (("sac_flow_g", "Flow-G"), ("sac_flow_t", "Flow-T")):
+        times = {key: part.set_index("turn").ms_per_step for key, part in turns[turns.policy == policy].groupby("with")}
+        theirs = times["jax 0.6.2, flax 0.10.7"], times["jax 0.10.2, flax 0.12.8"]
+        for label, key in ((name, "torch 2.13.0+cpu"), (f"{name}, `--compile`", "torch 2.13.0+cpu, --compile")):
+            old, new = ((time / times[key]).median() for time in theirs)
+            assert f"\n| {label} | {old:.2f} | {new:.2f} |\n" in log

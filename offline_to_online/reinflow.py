@@ -832,7 +832,8 @@ class ReplayBuffer:
         stored = min(self.offline + self.count, len(self.rows))
         start = torch.randint(stored - length + 1, (batch,), generator=generator, device=generator.device)
         steps = start[:, None] + torch.arange(length, device=start.device) + self.count - stored
-        rows = self.split(self.rows[steps % len(self.rows)])
+        drawn = (steps % len(self.rows)).flatten()
+        rows = self.split(self.rows.index_select(0, drawn).unflatten(0, steps.shape))  # rows[steps] is slower
         ended = rows["terminal"].squeeze(2).cumsum(1) > 0
         valid = torch.cat([torch.ones_like(ended[:, :1]), ~ended[:, :-1]], dim=1).float()
         discounts = gamma ** torch.arange(length, device=start.device)

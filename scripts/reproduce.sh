@@ -234,6 +234,7 @@ END
         sweep sac_gaussian.py Humanoid-v4 --target-entropy -32.6 --exp-name sac_gaussian-entropy_-32.6
         draw "" curves --returns both --unfinished
         draw "" table --returns both
+        draw "not script.str.contains('-')" gradients
         flags=("${usual[@]}")
         ;;
     ablations)

@@ -612,6 +612,16 @@ def test_speed_at_equal_widths():
     assert rows["flags"][:2].str.contains("--hidden-dim 256").all()
 
 
+def test_no_eager_step_became_slower_by_the_rewriting():
+    """As the decisions log says: by the ratios to one first row, at most 2 %."""
+    pd = pytest.importorskip("pandas")
+    rows = pd.read_csv(ROOT / "results" / "rewritten_speed.csv").set_index(["script", "commit"]).ratio
+    assert len(rows) == 8
+    for script in rows.index.unique("script"):
+        before, after = rows[script]["51aff9450521"], rows[script].drop("51aff9450521").item()
+        assert after / before > 0.98
+
+
 def test_speed_against_the_authors_code():
     """The decisions log's table: the median over the counted turns of the authors' time by ours."""
     pd = pytest.importorskip("pandas")

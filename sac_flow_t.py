@@ -245,7 +245,7 @@ class BatchRenorm(nn.Module):
         """Move all running statistics towards those of each layer's last training batch."""
         running = [norm.running_mean for norm in norms] + [norm.running_var for norm in norms]
         latest = [norm.batch_mean for norm in norms] + [norm.batch_var for norm in norms]
-        torch._foreach_lerp_(running, latest, 1 - norms[0].momentum)
+        torch._foreach_lerp_(running, latest, 1 - norms[0].momentum)  # which all share
         torch._foreach_add_([norm.steps for norm in norms], 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -293,7 +293,7 @@ def main(args: Args) -> str:
     progress = tqdm(total=args.total_timesteps, initial=start, miniters=1, disable=None, leave=False)
     clock, clock_step = time.perf_counter(), start
     for step in range(start, args.total_timesteps + 1):  # as many steps have been taken
-        # Log, and read from the device, which waits. A run that resumes here writes once more what is about this step.
+        # Log: reading from the device waits for it. A run that resumes here writes once more what is about this step.
         if ended:
             writer.add_scalar("charts/episodic_return", episode_return, step)
             writer.add_scalar("charts/episodic_length", step - episode_start, step)
@@ -320,7 +320,7 @@ def main(args: Args) -> str:
             clock += time.perf_counter() - began  # steps/s leaves it out
 
         # Write a checkpoint: the parts, the generator, the counters, the steps of rollout and episode so far.
-        stopping, last = bool(STOP), step == args.total_timesteps  # a signal behind this line ends the next step
+        stopping, last = bool(STOP), step == args.total_timesteps  # a signal that comes later counts at the next step
         if stopping or due(step, args.checkpoint_frequency, args.total_timesteps):
             sums = {name: total(part) for name, part in parts.items() if name != "reward_scaler"}
             require_finite(step, metrics | sums)
@@ -466,7 +466,7 @@ def make_env(args: Args, film: bool = False, introduce: bool = False) -> gym.Env
 
 
 def into_box(action: np.ndarray, box: gym.spaces.Box) -> np.ndarray:
-    """The nearest action in float32 that is in the box: rounding passes a bound by one unit."""
+    """The action in float32, inside the box: one beyond a bound becomes the float just within it."""
     if not np.isfinite(action).all():
         raise SystemExit("error: the action is not finite; the last checkpoint stays")
     action = action.astype(np.float32)

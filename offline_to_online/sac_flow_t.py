@@ -151,7 +151,7 @@ class Velocity(nn.Module):
         return v, bounded(log_std, *self.limits)
 
     def forward(self, obs: torch.Tensor, x: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """obs (B, n), x = A_t (B, d), t (B, 1) or (1, 1) in [0, 1] -> v, log sigma (B, d): for flow matching."""
+        """obs (B, n), x = A_t (B, d), t (B, 1) or (1, 1) in [0, 1] -> v, log sigma (B, d), for flow matching."""
         return self.step(self.precompute(obs, t[None]), x, 0)
 
 
@@ -444,7 +444,7 @@ def main(args: Args) -> str:
     progress = tqdm(total=last_step, initial=start, miniters=1, disable=None, leave=False)
     clock, clock_step = time.perf_counter(), start
     for step in range(start, last_step + 1):  # as many steps have been taken
-        # Log, and read from the device, which waits. A run that resumes here writes once more what is about this step.
+        # Log: reading from the device waits for it. A run that resumes here writes once more what is about this step.
         if ended:
             writer.add_scalar("charts/episodic_return", episode_return, step)
             writer.add_scalar("charts/episodic_length", buffer.count - episode_start, step)
@@ -472,7 +472,7 @@ def main(args: Args) -> str:
             clock += time.perf_counter() - began  # steps/s leaves it out
 
         # Write a checkpoint.
-        stopping, last = bool(STOP), step == last_step  # a signal behind this line ends the next step
+        stopping, last = bool(STOP), step == last_step  # a signal that comes later counts at the next step
         if stopping or due(step, args.checkpoint_frequency, last_step):
             require_finite(step, metrics | {name: total(part) for name, part in parts.items() if name != "temperature"})
             writer.flush()

@@ -6,11 +6,11 @@
     python scripts/swing.py --csv runs/swing.csv  # nine runs of about 20 minutes on a CPU core
 
 Every run is evaluated at three instants near its end, each time with the actor and with an exponential average of its
-weights, which takes no part in training. A run that was interrupted goes on; those that have ended are not repeated.
+weights, which takes no part in training. A run that was interrupted goes on from its last checkpoint; those that have
+ended are not repeated.
 """
 
 import csv
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ import tyro
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ROOT = Path(__file__).resolve().parent.parent
-# Name -> the actor's step size, as a share of --learning-rate, at a share of the environment steps.
+# Name -> the actor's step size by --learning-rate, offline as well; `share` is that of the environment steps taken.
 RATES = {"constant": "1.0", "a third": "1 / 3", "decays to 0": "1 - share"}
 LATE = (0.9, 0.95, 1.0)  # when runs are evaluated, as shares of the environment steps
 
@@ -74,22 +74,30 @@ def fork(args: Args, rate: str) -> str:
 def train(args: Args, rate: str, seed: int) -> Path:
     """The finished run of one step size and seed."""
     folder = args.run_dir / f"{args.env_id}-{args.script}-{rate}-{seed}".replace(" ", "_")
-    script = folder / f"{args.script}.py"
     folder.mkdir(parents=True, exist_ok=True)
-    script.write_text(fork(args, rate))
+    settings, text = folder / "settings", fork(args, rate)
+    told = text + repr((args.dataset_path, args.offline_steps, args.total_timesteps, args.flags))
+    if settings.exists() and settings.read_text() != told:
+        raise SystemExit(f"error: --run-dir: {folder} is of other flags or another version; choose another folder")
+    settings.write_text(told)
+    script = folder / f"{args.script}.py"
+    script.write_text(text)
+    words = ["--env-id", args.env_id, "--seed", seed, "--run-dir", folder]
+    words += ["--dataset-path", args.dataset_path.resolve(), "--offline-steps", args.offline_steps]
+    words += ["--total-timesteps", args.total_timesteps, *args.flags.split()]
     begun = sorted(folder.glob("*/checkpoint.pt"))
-    if (folder / "done").exists():
-        return begun[-1].parent
-    words = ["--resume", begun[-1].parent] if begun else ["--env-id", args.env_id, "--seed", seed, "--run-dir", folder]
-    if not begun:
-        words += ["--dataset-path", args.dataset_path.resolve(), "--offline-steps", args.offline_steps]
-        words += ["--total-timesteps", args.total_timesteps, *args.flags.split()]
-    subprocess.run([sys.executable, script, *map(str, words)], check=True)
-    (folder / "done").touch()
-    return max(folder.glob("*/checkpoint.pt"), key=os.path.getmtime).parent
+    if begun:
+        words = ["--resume", begun[-1].parent]
+    if not (folder / "done").exists():
+        subprocess.run([sys.executable, script, *map(str, words)], check=True)
+        (folder / "done").touch()
+    return sorted(folder.glob("*/checkpoint.pt"))[-1].parent
 
 
 def main(args: Args):
+    unknown = set(args.rates) - set(RATES)
+    if unknown:
+        raise SystemExit(f"error: --rates {', '.join(sorted(unknown))}: choose from {', '.join(RATES)}")
     rows = []
     for seed in args.seeds:
         for rate in args.rates:

@@ -1664,8 +1664,8 @@ def test_the_off_policy_scripts_share_their_loop():
     assert len(loops) == 1 and "for step in range" in loops.pop()
 
 
-def test_swing_trains_compares_and_goes_on(data, tmp_path):
-    """Tiny. An average that forgets at once is the actor, and ended runs are not trained again."""
+def test_swing_trains_and_compares(data, tmp_path):
+    """Tiny. An average that forgets at once is the actor; ended runs are not trained again, nor taken for others."""
     flags = "--step-limit 13 --eval-episodes 2 --device cpu --no-compile --batch-size 8 --critic-hidden-dim 16"
     words = ["--env-id", CUBE, "--dataset-path", data[CUBE], "--offline-steps", "10", "--total-timesteps", "20"]
     words += ["--seeds", "1", "--rates", "constant", "decays to 0", "--decay", "0", "--run-dir", tmp_path / "runs"]
@@ -1677,6 +1677,9 @@ def test_swing_trains_compares_and_goes_on(data, tmp_path):
         with open(tmp_path / "swing.csv", newline="") as file:
             tables.append(list(csv.DictReader(file)))
     assert tables[0] == tables[1] and len(list(tmp_path.glob("runs/*/*/checkpoint.pt"))) == 2
+    for other in (["--decay", "0.5"], ["--rates", "none"]):
+        refused = subprocess.run([*command, *other], capture_output=True, text=True)
+        assert refused.returncode == 1 and refused.stderr.startswith("error: ") and refused.stderr.count("\n") == 1
     rows = [(row["rate"], row["weights"], int(row["step"])) for row in tables[0]]
     assert sorted(rows) == sorted(itertools.product(("constant", "decays to 0"), ("last", "average"), (18, 19, 20)))
     for path in tmp_path.glob("runs/*/*/checkpoint.pt"):

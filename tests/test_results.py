@@ -599,6 +599,25 @@ def test_speed_in_the_pages(drawn):
     assert len(short) == 4 and all(row in columns for row in short), short
 
 
+def test_when_compiling_pays_at_small_size():
+    """The pages' and the scripts' sentences, by the rows of the four scripts with and without --compile."""
+    pd = pytest.importorskip("pandas")
+    rows = pd.read_csv(ROOT / "results" / "benchmark.csv")[:15].set_index(["flags", "script"])
+    eager, compiled = rows.loc["--size small"], rows.loc["--size small --compile"]
+    assert len(eager) == len(compiled) == 4
+    cost, saved = compiled.cold_start_s - eager.cold_start_s, eager.ms_per_step - compiled.ms_per_step
+    warm = 1000 * (compiled.warm_start_s - eager.warm_start_s) / saved
+    first, last = (1000 * cost / saved).min(), (1000 * cost / saved).max()
+    words = f"{first // 1000:.0f} 000 to {last // 1000 + 1:.0f} 000"
+    for page in ("README.md", "results/DECISIONS.md", *(f"{script}.py" for script in eager.index)):
+        assert f"after {words} " in (ROOT / page).read_text(), page
+    log = (ROOT / "results" / "DECISIONS.md").read_text()
+    assert f"torch.compile costs {cost.min():.0f} to {cost.max():.0f} seconds at the first start" in log
+    assert "saves a tenth to a sixth of the time" in log and "two to three thousand once its cache is warm" in log
+    share = saved / eager.ms_per_step
+    assert share.min() > 0.095 and share.max() < 0.175 and warm.min() > 1500 and warm.max() < 3500
+
+
 def test_speed_at_equal_widths():
     """In the decisions log: steps per second over those of SBX's CrossQ, by the ratios to one first row."""
     pd = pytest.importorskip("pandas")

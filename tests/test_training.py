@@ -577,3 +577,13 @@ def test_nothing_is_compiled_twice(tmp_path):
         compiled = torch.compile(module.bounded, dynamic=False)
         for size in (2, 3):  # the switch does what this test needs of it
             compiled(torch.zeros(size), 0.0, 1.0)
+
+
+def test_a_step_moves_all_running_statistics(script):
+    critic = script.Critic(3, 2, 8, True)
+    optimizer = torch.optim.Adam(critic.parameters())
+    script.descend(optimizer, critic(torch.randn(16, 3), torch.randn(16, 2)).square().mean(), critic)
+    for norm in (norm for norms in critic.norms for norm in norms):
+        assert norm.steps == 1
+        torch.testing.assert_close(norm.running_mean, 0.01 * norm.batch_mean)
+        torch.testing.assert_close(norm.running_var, 0.99 + 0.01 * norm.batch_var)

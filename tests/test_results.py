@@ -556,7 +556,7 @@ def test_humanoid_in_the_decisions_log():
             cells.append(f"{returns.mean():.0f} [{returns.min():.0f}, {returns.max():.0f}]")
         assert f"| {name} | {' | '.join(cells)} |" in log, cells
     policies = pd.read_csv(ROOT / "results" / "policies.csv")
-    shown = ("Flow-T, corrected", "Gaussian, corrected", "Flow-T", "Gaussian", "Gaussian, seed 2")
+    shown = ("Flow-T, corrected", "Gaussian, corrected", "Flow-T", "Gaussian", "Gaussian, seed 2", "Flow-T, seed 3")
     for name, (_, row) in zip(shown, policies.iterrows(), strict=True):
         assert (row["script"], row["episodes"]) == (f"{names[name.partition(',')[0]]}.py", 20)
         step = f"{row['step']:,}".replace(",", " ")
@@ -614,6 +614,8 @@ def test_when_compiling_pays_at_small_size():
     log = (ROOT / "results" / "DECISIONS.md").read_text()
     assert f"torch.compile costs {cost.min():.0f} to {cost.max():.0f} seconds at the first start" in log
     assert "saves a tenth to a sixth of the time" in log and "two to three thousand once its cache is warm" in log
+    before = rows.loc["--critic-hidden-dim 256 --batch-size 256"].ratio
+    assert ((compiled.ratio / before - 1).abs() < 0.05).all() and "compiled ones within 5 % of `d752a74`" in log
     share = saved / eager.ms_per_step
     assert share.min() > 0.095 and share.max() < 0.175 and warm.min() > 1500 and warm.max() < 3500
 

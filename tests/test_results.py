@@ -654,3 +654,17 @@ def test_speed_against_the_authors_code():
         for label, key in ((name, "torch 2.13.0+cpu"), (f"{name}, `--compile`", "torch 2.13.0+cpu, --compile")):
             old, new = ((time / times[key]).median() for time in theirs)
             assert f"\n| {label} | {old:.2f} | {new:.2f} |\n" in log
+
+
+def test_late_evaluations_of_flow_g_on_can():
+    """The decisions log's table, and what it and the README of offline to online say of it."""
+    pd = pytest.importorskip("pandas")
+    runs = pd.read_csv(ROOT / "results" / "swing.csv")
+    log = (ROOT / "results" / "DECISIONS.md").read_text()
+    for name, weights in (("the actor", "last"), ("its average", "average")):
+        rows = runs[(runs.rate == "constant") & (runs.weights == weights)]
+        cells = [", ".join(f"{value:.2f}".lstrip("0") for value in seed.success) for _, seed in rows.groupby("seed")]
+        assert len(rows) == 9 and f"| {name} | {' | '.join(cells)} |" in log
+    assert runs[runs.rate == "constant"].success.min() >= 0.98
+    assert (runs[runs.rate == "decays to 0"].success == 1).all() and set(runs[runs.rate != "constant"].seed) == {1}
+    assert ".98 or more at each of three instants" in (ROOT / "offline_to_online" / "README.md").read_text()

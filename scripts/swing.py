@@ -3,7 +3,7 @@
     pip install -r scripts/requirements.txt -r offline_to_online/requirements.txt
     pip install --no-deps robosuite==1.5.2
     python offline_to_online/make_dataset.py --env-id can --episodes 200 --path data/can.hdf5
-    python scripts/swing.py --csv runs/swing.csv  # nine runs of about 20 minutes on a CPU core
+    python scripts/swing.py --csv runs/swing.csv  # nine runs of about 11 minutes on a CPU core
 
 Every run is evaluated at three instants near its end, each time with the actor and with an exponential average of its
 weights, which takes no part in training. A run that was interrupted goes on from its last checkpoint; those that have
@@ -82,13 +82,13 @@ def train(args: Args, rate: str, seed: int) -> Path:
     settings.write_text(told)
     script = folder / f"{args.script}.py"
     script.write_text(text)
-    words = ["--env-id", args.env_id, "--seed", seed, "--run-dir", folder]
-    words += ["--dataset-path", args.dataset_path.resolve(), "--offline-steps", args.offline_steps]
-    words += ["--total-timesteps", args.total_timesteps, *args.flags.split()]
-    begun = sorted(folder.glob("*/checkpoint.pt"))
-    if begun:
-        words = ["--resume", begun[-1].parent]
     if not (folder / "done").exists():
+        words = ["--env-id", args.env_id, "--seed", seed, "--run-dir", folder]
+        words += ["--dataset-path", args.dataset_path.resolve(), "--offline-steps", args.offline_steps]
+        words += ["--total-timesteps", args.total_timesteps, *args.flags.split()]
+        begun = sorted(folder.glob("*/checkpoint.pt"))
+        if begun:
+            words = ["--resume", begun[-1].parent]
         subprocess.run([sys.executable, script, *map(str, words)], check=True)
         (folder / "done").touch()
     return sorted(folder.glob("*/checkpoint.pt"))[-1].parent

@@ -580,6 +580,7 @@ def test_nothing_is_compiled_twice(tmp_path):
 
 
 def test_a_step_moves_all_running_statistics(script):
+    """Of every layer, once, by a hundredth of the way to the batch's."""
     critic = script.Critic(3, 2, 8, True)
     optimizer = torch.optim.Adam(critic.parameters())
     script.descend(optimizer, critic(torch.randn(16, 3), torch.randn(16, 2)).square().mean(), critic)

@@ -18,6 +18,8 @@
                 from K = 4 (without it the smallest), each variant, whose --exp-name is SCRIPT-VARIANT, from its script;
                 as Markdown as well
     table       returns at the end, and their differences from --baseline, as Markdown on standard output
+    online      success before and after the online phase of offline_to_online, and, where such runs exist, after the
+                same number of updates without the environment (--exp-name SCRIPT-no_environment); as Markdown as well
 
 A line pools runs whose flags differ in nothing but the seed (their commits, column versions/git, may differ): where
 other flags differ, the script says which, and --where or --by resolves it. Intervals are 95 %: Student's for a mean
@@ -78,6 +80,7 @@ VARIANTS = {
     "starts_50k": "50k random steps, not 5k",
     "no_crossq": "target networks, not CrossQ",
     "corrected": "BatchRenorm corrects",
+    "no_environment": "updates without the environment",
 }
 RETURNS = {"eval_return": "undiscounted evaluation return", "train_return": "undiscounted training return"}
 RETURNS |= {"eval/success": "success rate of evaluation"}
@@ -88,7 +91,7 @@ NOT_FLAGS = ("train_return", "train_episodes", "eval_return", "eval_return_std",
 # Flags that change neither the training nor the mean return: runs that differ in them may be pooled.
 HARMLESS = {"size", "device", "compile", "eval_episodes", "log_frequency"}
 
-Figure = Literal["curves", "aggregate", "gradients", "steps", "speed", "forest", "table"]
+Figure = Literal["curves", "aggregate", "gradients", "steps", "speed", "forest", "table", "online"]
 
 
 @dataclass
@@ -916,7 +919,90 @@ def differences(data: pd.DataFrame, metric: str, baseline: str, lines: list[str]
     print_correction(all_of_them)
 
 
-FIGURES = {function.__name__: function for function in (curves, aggregate, gradients, steps, speed, forest, table)}
+PHASES = ("before", "after", "without")
+
+
+def phases(data: pd.DataFrame) -> dict[tuple[str, str], dict[str, pd.Series]]:
+    """(task, script) -> success by seed: before and after the online phase, and after as many updates without it."""
+    parts, found = data.script.str.partition("-"), {}
+    for (env, script, variant), rows in data.groupby([data.env, parts[0], parts[2]]):
+        values = by_seed(rows, "eval/success").dropna(axis=1)  # seeds evaluated at every step
+        mine = found.setdefault((env, script), {})
+        if variant == "":
+            mine |= {"before": values.loc[rows.offline_steps.iloc[0]], "after": values.iloc[-1]}
+        elif variant == "no_environment":
+            mine["without"] = values.iloc[-1]
+        else:
+            note(f"online: {script}-{variant} on {env} is in no row")
+    return {key: mine for key, mine in found.items() if "after" in mine}
+
+
+def online(args: Args, data: pd.DataFrame):
+    """Before and after the online phase, task by task."""
+    present = {"offline_steps", "eval/success"} <= set(data)
+    require(present, f"online: no success rates in {args.csv}; draw it from runs of offline_to_online")
+    data = with_lines(data, args.by)
+    found, everything = phases(data), []
+    envs, present = sorted({env for env, _ in found}), {script for _, script in found}
+    scripts = [script for script in dict.fromkeys([*STYLES, *sorted(present)]) if script in present]
+
+    def cells(pairs: list[tuple[list[pd.Series], list[float]]]) -> list[str]:
+        """The weighted sums with their intervals."""
+        estimates = [combination([group.to_numpy() for group in groups], weights) for groups, weights in pairs]
+        everything.extend(estimates)
+        return [estimate.text("+.2f") if estimate else "\u2013" for estimate in estimates]
+
+    print("Success by seed; differences with their 95 % intervals\n")
+    heads = ["task", "method", "before", "after", "without the environment", "after - before", "after - without"]
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+    for (env, script), mine in sorted(found.items(), key=lambda item: (item[0][0], scripts.index(item[0][1]))):
+        values = [" ".join(f"{value:.2f}" for value in mine[when]) if when in mine else "" for when in PHASES]
+        gain = [([mine["after"] - mine["before"]], [1])]
+        gain += [([mine["after"], mine["without"]], [1, -1])] if "without" in mine else []
+        print(f"| {env} | {label(script)} | {' | '.join(values + (cells(gain) + [''])[:2])} |")
+    for script in scripts:
+        of_script = [found[env, script] for env in envs if (env, script) in found]
+        share = 1 / len(of_script)
+        sums = [([mine["after"] - mine["before"] for mine in of_script], [share] * len(of_script))]
+        if all("without" in mine for mine in of_script):
+            groups = [mine[when] for mine in of_script for when in ("after", "without")]
+            sums.append((groups, [share, -share] * len(of_script)))
+        means = [[mine[when].mean() for mine in of_script if when in mine] for when in PHASES]
+        values = [f"{np.mean(mean):.2f}" if len(mean) == len(of_script) else "" for mean in means]
+        print(f"| {len(of_script)} tasks | {label(script)} | {' | '.join(values + (cells(sums) + [''])[:2])} |")
+    print()
+    print_correction(everything)
+
+    columns = min(len(envs), 4)
+    fig, axes = grid(-(-len(envs) // columns), columns, sharey=True, sharex=True)
+    for ax in axes.flat[len(envs) :]:
+        ax.set_visible(False)
+    for env, ax in zip(envs, axes.flat, strict=False):
+        ax.set_title(env.replace("-play-singletask", ""))
+        for y, script in enumerate(scripts):
+            mine, (colour, *_) = found.get((env, script), {}), STYLES.get(script, SPARE[0])[-3:]
+            means = {when: values.mean() for when, values in mine.items()}
+            if mine:
+                arrow = {"arrowstyle": "->", "color": colour, "linewidth": 1.4, "shrinkA": 4, "shrinkB": 4}
+                ax.annotate("", (means["after"], y), (means["before"], y), arrowprops=arrow)
+            for when, values in mine.items():
+                look = {"color": colour, "markerfacecolor": "white" if when == "before" else colour}
+                marker = "x" if when == "without" else "o"
+                ax.plot(means[when], y, marker, markersize=6, zorder=3, **look)
+                ax.plot(values, np.full(len(values), y + 0.25), marker, markersize=2.5, **look)
+        ax.set_xlim(-0.04, 1.04)
+    axes[0, 0].set_yticks(range(len(scripts)), map(label, scripts))
+    axes[0, 0].set_ylim(len(scripts) - 0.5, -0.5)
+    remark = f"Success rate, mean over {seeds_text(data)}, below it each seed. Ring: before the online phase; "
+    remark += "disc: after it"
+    if any("without" in mine for mine in found.values()):
+        remark += "; cross: after the same number of updates without the environment"
+    fig.supxlabel(textwrap.fill(f"{remark}.", int(18 * fig.get_figwidth())), fontsize=7, color="0.35")
+    save(fig, args, "online")
+
+
+FUNCTIONS = (curves, aggregate, gradients, steps, speed, forest, table, online)
+FIGURES = {function.__name__: function for function in FUNCTIONS}
 
 
 def main(args: Args):
@@ -927,8 +1013,9 @@ def main(args: Args):
         require(False, f"--out {args.out}: {error.strerror}; choose a folder that can be written")
     data = load(args)
     if args.returns == "success":
-        fits = set(args.figures) <= {"curves", "table"} and "eval/success" in data.columns
-        require(fits, f"--returns success: is for curves and table of runs in {args.csv} that have it; choose eval")
+        fits = set(args.figures) <= {"curves", "table", "online"} and "eval/success" in data.columns
+        remedy = f"is for curves, table and online of runs in {args.csv} that have it; choose eval"
+        require(fits, f"--returns success: {remedy}")
     look = {
         "font.size": 8,
         "axes.titlesize": 9,

@@ -6,8 +6,8 @@
     python scripts/swing.py --csv runs/swing.csv  # nine runs of about 11 minutes on a CPU core
 
 Every run is evaluated at three instants near its end, each time with the actor and with an exponential average of its
-weights, which takes no part in training. A run that was interrupted goes on from its last checkpoint; those that have
-ended are not repeated.
+weights, which takes no part in training. Ctrl-C writes a checkpoint; the same command goes on from there, and repeats
+no run that has ended.
 """
 
 import csv
@@ -89,7 +89,14 @@ def train(args: Args, rate: str, seed: int) -> Path:
         begun = sorted(folder.glob("*/checkpoint.pt"))
         if begun:
             words = ["--resume", begun[-1].parent]
-        subprocess.run([sys.executable, script, *map(str, words)], check=True)
+        run = subprocess.Popen([sys.executable, script, *map(str, words)])
+        try:
+            code = run.wait()
+        except KeyboardInterrupt:  # the terminal tells the run as well, which writes its checkpoint
+            run.wait()
+            raise SystemExit(130) from None
+        if code:
+            raise SystemExit(code)
         (folder / "done").touch()
     return sorted(folder.glob("*/checkpoint.pt"))[-1].parent
 

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import gymnasium as gym
 import numpy as np
@@ -1687,3 +1688,18 @@ def test_swing_trains_and_compares(data, tmp_path):
         assert all(torch.equal(value, parts["average"][name]) for name, value in parts["actor"].items())
         rate = parts["actor_optimizer"]["param_groups"][0]["lr"]
         assert rate == pytest.approx(3e-4 * (1 if "constant" in str(path) else 1 / 20))
+
+
+def test_ctrl_c_in_swing_keeps_the_run(data, tmp_path):
+    """The run writes its checkpoint before the script ends."""
+    flags = "--device cpu --no-compile --batch-size 8 --critic-hidden-dim 16 --hidden-dim 16"
+    words = ["--env-id", CUBE, "--dataset-path", data[CUBE], "--rates", "constant", f"--flags={flags}"]
+    words += ["--run-dir", tmp_path / "runs", "--csv", tmp_path / "swing.csv"]
+    command = [sys.executable, ROOT / "scripts" / "swing.py", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        any(line.startswith("run: ") for line in process.stdout)  # reads up to it
+        time.sleep(1)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert len(list(tmp_path.glob("runs/*/*/checkpoint.pt"))) == 1 and not list(tmp_path.glob("runs/*/done"))

@@ -289,9 +289,11 @@ def write_npz(path: str, parts: list[str]):
     print(f"{sum(len(e['terminals']) for e in episodes)} rows")
 
 
-def write_hdf5(path: str, parts: list[str], env_id: str):
+def write_hdf5(path: str, parts: list[str], env_id: str, env):
     import h5py
 
+    # Resets are soft, so that all episodes have one model. Robosuite finds meshes by their paths from "robosuite" on.
+    model = re.sub(r'file="[^"]*/(robosuite/[^"]*)"', r'file="\1"', env.sim.model.get_xml())
     total = 0
     with h5py.File(path, "w") as file:
         data = file.create_group("data")
@@ -299,7 +301,7 @@ def write_hdf5(path: str, parts: list[str], env_id: str):
             demo, arrays = data.create_group(f"demo_{i}"), np.load(part)
             for key in arrays:
                 demo.create_dataset(key, data=arrays[key])
-            demo.attrs["num_samples"] = len(arrays["actions"])
+            demo.attrs["num_samples"], demo.attrs["model_file"] = len(arrays["actions"]), model
             total += len(arrays["actions"])
         data.attrs["total"], data.attrs["env_args"] = total, json.dumps(env_args(env_id))
         held_out = set(range(0, len(parts), 10))
@@ -342,7 +344,7 @@ def main(args: Args):
             return scripted_episode(env, args.env_id, np.random.default_rng(seeds((args.seed, attempt))), args)
 
         parts = collect(path, settings, args.episodes, demonstration)
-        finish(path, lambda file: write_hdf5(file, parts, args.env_id))
+        finish(path, lambda file: write_hdf5(file, parts, args.env_id, env))
         env.close()
         return
     shards = -(-args.episodes // args.episodes_per_file)

@@ -130,6 +130,24 @@ def test_robomimic_file_is_in_the_official_layout(data):
 
 
 @needs_extras
+def test_robosuite_restores_a_demonstration(data):
+    """From its model, which names no folder of this machine, and its states: what robomimic's playback does."""
+    import h5py
+
+    env = load("make_dataset").make_robosuite("lift", 1)  # another seed: another cube
+    with h5py.File(data["lift"]) as file:
+        demo = file["data/demo_1"]
+        model, states, observed = demo.attrs["model_file"], demo["states"][()], demo["obs/object"][()]
+    assert "robosuite/models/assets" in model and "/robosuite" not in model
+    env.reset_from_xml_string(env.edit_model_xml(model))
+    for state, row in zip(states[::10], observed[::10], strict=True):
+        env.sim.set_state_from_flattened(state)
+        env.sim.forward()
+        assert env.sim.data.body_xpos[env.cube_body_id] == pytest.approx(row[:3], abs=1e-3)
+    env.close()
+
+
+@needs_extras
 def test_scripted_policies_solve_their_tasks():
     """Most attempts at can and square succeed: each a demonstration that ends with its first success."""
     module = load("make_dataset")

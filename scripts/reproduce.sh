@@ -282,14 +282,17 @@ END
             sweep "$folder/sac_flow_g.py $folder/sac_flow_t.py $folder/sac_flow_naive.py $folder/qc_fql.py" \
                 "scene-play-singletask-task2-v0 cube-double-play-singletask-task2-v0 can square"
         else
-            dataset can data/can.hdf5 200
-            dataset "cube-single-play-singletask-task1-v0" data/cube-single-play-v0.npz 100
             common=(--critic-hidden-dim 256 --normalize-obs --learning-starts 2000 --buffer-size 200000)
-            flags=("${common[@]}" --dataset-path data/can.hdf5 --step-limit 300 --offline-steps 5000)
-            flags+=(--total-timesteps 10000 --eval-frequency 2500)
-            sweep "$folder/sac_flow_g.py $folder/sac_flow_naive.py" can --pretrain flow-matching --hidden-dim 256
-            sweep "$folder/sac_flow_t.py" can --pretrain flow-matching
-            sweep "$folder/qc_fql.py" can --policy-hidden-dim 256
+            imitate=(--pretrain flow-matching)
+            while read -r task limit; do
+                dataset "$task" "data/$task.hdf5" 200
+                flags=("${common[@]}" --dataset-path "data/$task.hdf5" --step-limit "$limit" --offline-steps 5000)
+                flags+=(--total-timesteps 10000 --eval-frequency 2500)
+                sweep "$folder/sac_flow_g.py $folder/sac_flow_naive.py" "$task" "${imitate[@]}" --hidden-dim 256 </dev/null
+                sweep "$folder/sac_flow_t.py" "$task" "${imitate[@]}" </dev/null
+                sweep "$folder/qc_fql.py" "$task" --policy-hidden-dim 256 </dev/null
+            done <<<$'can 300\nlift 300\nsquare 400'
+            dataset "cube-single-play-singletask-task1-v0" data/cube-single-play-v0.npz 100
             flags=("${common[@]}" --dataset-path data/cube-single-play-v0.npz --offline-steps 10000)
             flags+=(--total-timesteps 20000 --eval-frequency 5000)
             cube="cube-single-play-singletask-task1-v0"
@@ -298,7 +301,7 @@ END
             sweep "$folder/qc_fql.py" "$cube" --policy-hidden-dim 256
         fi
         flags=(${usual[@]+"${usual[@]}"})
-        draw "" curves table --returns success
+        draw "" curves online table --returns success
         ;;
     esac
 done

@@ -10,6 +10,8 @@
     sac_flow_naive_gaussian      the same from A_0 = 0: with --sampling-steps 1 the tanh-Gaussian of sac_gaussian.py
     sac_{gaussian,flow_g,flow_t,flow_naive}_renorm   BatchRenorm's corrections on the actor's observation from the first
                                  update on, not after 100 000: the actor is trained on about what it acts with
+    o2o_{sac_flow_g,sac_flow_t,sac_flow_naive,qc_fql}_no_experience   of offline_to_online: online updates draw from the
+                                 dataset alone, so that what the steps in the environment are worth is the difference
     sac_flow_t_post_norm         LayerNorm behind every residual sum, as the authors' Flow-T has it, not before
 
 Each is its script with the lines below replaced, and runs alone like it.
@@ -44,6 +46,13 @@ POST_NORM = [
     ("self.norm, self.head = nn.LayerNorm(d, eps=1e-6), ", "self.norm, self.head = nn.Identity(), "),
 ]
 RENORM = [("BatchRenorm(obs_dim, args.renorm_warmup) if", "BatchRenorm(obs_dim, 0) if")]
+NO_EXPERIENCE = [
+    ("stored = min(self.offline + self.count, len(self.rows))", "stored = self.offline"),
+    (
+        "torch.arange(length, device=start.device) + self.count - stored",
+        "torch.arange(length, device=start.device) - stored",
+    ),
+]
 FORKS = {
     "sac_flow_g_no_log_std": ("sac_flow_g.py", NO_LOG_STD),
     "sac_flow_t_no_log_std": ("sac_flow_t.py", NO_LOG_STD),
@@ -55,6 +64,8 @@ FORKS = {
 }
 for policy in ("gaussian", "flow_g", "flow_t", "flow_naive"):
     FORKS[f"sac_{policy}_renorm"] = f"sac_{policy}.py", RENORM
+for name in ("sac_flow_g", "sac_flow_t", "sac_flow_naive", "qc_fql"):
+    FORKS[f"o2o_{name}_no_experience"] = f"offline_to_online/{name}.py", NO_EXPERIENCE
 
 
 def fork(name: str) -> str:

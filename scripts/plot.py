@@ -19,7 +19,7 @@
                 as Markdown as well
     table       returns at the end, and their differences from --baseline, as Markdown on standard output
     online      success before and after the online phase of offline_to_online, and, where such runs exist, after the
-                same number of updates without the environment (--exp-name SCRIPT-no_environment); as Markdown as well
+                same updates on the dataset alone (--exp-name SCRIPT-no_experience); as Markdown as well
 
 A line pools runs whose flags differ in nothing but the seed (their commits, column versions/git, may differ): where
 other flags differ, the script says which, and --where or --by resolves it. Intervals are 95 %: Student's for a mean
@@ -80,7 +80,7 @@ VARIANTS = {
     "starts_50k": "50k random steps, not 5k",
     "no_crossq": "target networks, not CrossQ",
     "corrected": "BatchRenorm corrects",
-    "no_environment": "updates without the environment",
+    "no_experience": "updates on the dataset alone",
 }
 RETURNS = {"eval_return": "undiscounted evaluation return", "train_return": "undiscounted training return"}
 RETURNS |= {"eval/success": "success rate of evaluation"}
@@ -919,19 +919,19 @@ def differences(data: pd.DataFrame, metric: str, baseline: str, lines: list[str]
     print_correction(all_of_them)
 
 
-PHASES = ("before", "after", "without")
+PHASES = ("before", "after", "alone")
 
 
 def phases(data: pd.DataFrame) -> dict[tuple[str, str], dict[str, pd.Series]]:
-    """(task, script) -> success by seed: before and after the online phase, and after as many updates without it."""
+    """(task, script) -> success by seed: before and after the online phase; after as many updates on the data alone."""
     parts, found = data.script.str.partition("-"), {}
     for (env, script, variant), rows in data.groupby([data.env, parts[0], parts[2]]):
         values = by_seed(rows, "eval/success").dropna(axis=1)  # seeds evaluated at every step
         mine = found.setdefault((env, script), {})
         if variant == "":
             mine |= {"before": values.loc[rows.offline_steps.iloc[0]], "after": values.iloc[-1]}
-        elif variant == "no_environment":
-            mine["without"] = values.iloc[-1]
+        elif variant == "no_experience":
+            mine["alone"] = values.iloc[-1]
         else:
             note(f"online: {script}-{variant} on {env} is in no row")
     return {key: mine for key, mine in found.items() if "after" in mine}
@@ -953,19 +953,19 @@ def online(args: Args, data: pd.DataFrame):
         return [estimate.text("+.2f") if estimate else "\u2013" for estimate in estimates]
 
     print("Success by seed; differences with their 95 % intervals\n")
-    heads = ["task", "method", "before", "after", "without the environment", "after - before", "after - without"]
+    heads = ["task", "method", "before", "after", "on the data alone", "after - before", "after - alone"]
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     for (env, script), mine in sorted(found.items(), key=lambda item: (item[0][0], scripts.index(item[0][1]))):
         values = [" ".join(f"{value:.2f}" for value in mine[when]) if when in mine else "" for when in PHASES]
         gain = [([mine["after"] - mine["before"]], [1])]
-        gain += [([mine["after"], mine["without"]], [1, -1])] if "without" in mine else []
+        gain += [([mine["after"], mine["alone"]], [1, -1])] if "alone" in mine else []
         print(f"| {env} | {label(script)} | {' | '.join(values + (cells(gain) + [''])[:2])} |")
     for script in scripts:
         of_script = [found[env, script] for env in envs if (env, script) in found]
         share = 1 / len(of_script)
         sums = [([mine["after"] - mine["before"] for mine in of_script], [share] * len(of_script))]
-        if all("without" in mine for mine in of_script):
-            groups = [mine[when] for mine in of_script for when in ("after", "without")]
+        if all("alone" in mine for mine in of_script):
+            groups = [mine[when] for mine in of_script for when in ("after", "alone")]
             sums.append((groups, [share, -share] * len(of_script)))
         means = [[mine[when].mean() for mine in of_script if when in mine] for when in PHASES]
         values = [f"{np.mean(mean):.2f}" if len(mean) == len(of_script) else "" for mean in means]
@@ -987,7 +987,7 @@ def online(args: Args, data: pd.DataFrame):
                 ax.annotate("", (means["after"], y), (means["before"], y), arrowprops=arrow)
             for when, values in mine.items():
                 look = {"color": colour, "markerfacecolor": "white" if when == "before" else colour}
-                marker = "x" if when == "without" else "o"
+                marker = "x" if when == "alone" else "o"
                 ax.plot(means[when], y, marker, markersize=6, zorder=3, **look)
                 ax.plot(values, np.full(len(values), y + 0.25), marker, markersize=2.5, **look)
         ax.set_xlim(-0.04, 1.04)
@@ -995,8 +995,8 @@ def online(args: Args, data: pd.DataFrame):
     axes[0, 0].set_ylim(len(scripts) - 0.5, -0.5)
     remark = f"Success rate, mean over {seeds_text(data)}, below it each seed. Ring: before the online phase; "
     remark += "disc: after it"
-    if any("without" in mine for mine in found.values()):
-        remark += "; cross: after the same number of updates without the environment"
+    if any("alone" in mine for mine in found.values()):
+        remark += "; cross: after as many updates on the dataset alone"
     fig.supxlabel(textwrap.fill(f"{remark}.", int(18 * fig.get_figwidth())), fontsize=7, color="0.35")
     save(fig, args, "online")
 

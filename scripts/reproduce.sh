@@ -282,6 +282,7 @@ END
             sweep "$folder/sac_flow_g.py $folder/sac_flow_t.py $folder/sac_flow_naive.py $folder/qc_fql.py" \
                 "scene-play-singletask-task2-v0 cube-double-play-singletask-task2-v0 can square"
         else
+            [ $figures_only -eq 1 ] || run "$python" scripts/forks.py
             common=(--critic-hidden-dim 256 --normalize-obs --learning-starts 2000 --buffer-size 200000)
             imitate=(--pretrain flow-matching)
             while read -r task limit; do
@@ -291,6 +292,11 @@ END
                 sweep "$folder/sac_flow_g.py $folder/sac_flow_naive.py" "$task" "${imitate[@]}" --hidden-dim 256 </dev/null
                 sweep "$folder/sac_flow_t.py" "$task" "${imitate[@]}" </dev/null
                 sweep "$folder/qc_fql.py" "$task" --policy-hidden-dim 256 </dev/null
+                # What experience is worth: the same updates on the dataset alone.
+                sweep "runs/forks/o2o_sac_flow_g_no_experience.py" "$task" "${imitate[@]}" --hidden-dim 256 \
+                    --exp-name o2o_sac_flow_g-no_experience </dev/null
+                sweep "runs/forks/o2o_qc_fql_no_experience.py" "$task" --policy-hidden-dim 256 \
+                    --exp-name o2o_qc_fql-no_experience </dev/null
             done <<<$'can 300\nlift 300\nsquare 400'
             dataset "cube-single-play-singletask-task1-v0" data/cube-single-play-v0.npz 100
             flags=("${common[@]}" --dataset-path data/cube-single-play-v0.npz --offline-steps 10000)

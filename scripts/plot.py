@@ -78,6 +78,8 @@ VARIANTS = {
     "candidate_1": "one layer in the candidate",
     "log_std_max_0": "\u03c3 at most 1, not e\u00b2",
     "starts_50k": "50k random steps, not 5k",
+    "two_updates": "two updates per step",
+    "entropy_-8.5": "target entropy \u22128.5",
     "no_crossq": "target networks, not CrossQ",
     "corrected": "BatchRenorm corrects",
     "no_experience": "updates on the dataset alone",

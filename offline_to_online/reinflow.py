@@ -633,7 +633,8 @@ def find_dataset(args: Args) -> list[str]:
         end, source = ".hdf5", "robomimic's multi-human low_dim_v15.hdf5"
         official = f"~/.robomimic/{name}/mh/low_dim_v15.hdf5"
     path = args.dataset_path or os.path.expanduser(official)
-    maker = os.path.relpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "make_dataset.py"))
+    maker = os.path.join(os.path.dirname(os.path.abspath(__file__)), "make_dataset.py")
+    maker = os.path.relpath(maker) if os.path.exists(maker) else "offline_to_online/make_dataset.py"
     make = f"make one: {sys.executable} {maker} --env-id {args.env_id} --path data/{name}{end}"
     files = sorted(glob.glob(f"{path}/*.npz")) if os.path.isdir(path) else [path]
     files = [file for file in files if not file.endswith("-val.npz")]
@@ -761,7 +762,7 @@ def load_robomimic(args: Args, path: str, env: gym.Env) -> dict[str, np.ndarray]
             for name, values in step.items():
                 columns[name].append(values)
             failed += not reward.any()
-    print(f"{path}: {len(demos)} demonstrations, of which {failed} failed: their ends bootstrap")
+    print(f"{path}: {len(demos)} demonstrations" + f", of which {failed} failed: their ends bootstrap" * (failed > 0))
     return {name: np.concatenate(values, dtype=np.float32, casting="unsafe") for name, values in columns.items()}
 
 

@@ -104,14 +104,15 @@ def read_run(run: Path) -> list[dict[str, str]]:
     if not series:
         return []  # it has just begun, or died before its first log
 
-    # Rows: at every evaluation, at the end of pretraining, and at the end where the run ends between two.
+    # Rows: at every evaluation, one before the first step too, at the end of pretraining, and at the run's end.
     total = int(flags["total_timesteps"]) + int(flags.get("offline_steps", 0))
     every, last = int(flags["eval_frequency"]) or 10_000, max(points[-1][0] for points in series.values())
     evaluated = max((points[-1][0] for tag, points in series.items() if tag.startswith("eval/")), default=0)
     # The last step is always logged, and evaluated behind that.
     finished = last == total and (evaluated == total or flags["eval_frequency"] == "0")
     between = {int(flags.get("offline_steps", 0))} | ({total} if finished else set())
-    steps = sorted({*range(every, last + 1, every), *(step for step in between if 0 < step <= last)})
+    begun = {0} & {step for tag, points in series.items() if tag.startswith("eval/") for step, _ in points}
+    steps = sorted({*begun, *range(every, last + 1, every), *(step for step in between if 0 < step <= last)})
     keys = {"run": run.name, "script": flags.pop("exp_name"), "env": flags.pop("env_id"), "seed": flags.pop("seed")}
     constant = {name: value for name, value in flags.items() if name not in NOT_RESULTS}
     constant |= {f"versions/{name}": value for name, value in versions.items()} | {"bytes": size}
@@ -120,7 +121,7 @@ def read_run(run: Path) -> list[dict[str, str]]:
     if "dataset_path" in constant:  # where a file lies is no result
         constant["dataset_path"] = os.path.basename(os.path.normpath(constant["dataset_path"]))
     rows = []
-    for start, step in zip([0, *steps], steps, strict=False):
+    for start, step in zip([-len(begun), *steps], steps, strict=False):
         row = keys | {"step": str(step), "finished": str(int(finished))}
         for tag, points in series.items():
             # Points are in order of steps: a scan of all for every row took minutes for 200 000 episodes.

@@ -11,8 +11,9 @@
     sac_{gaussian,flow_g,flow_t,flow_naive}_renorm   BatchRenorm's corrections on the actor's observation from the first
                                  update on, not after 100 000: the actor is trained on about what it acts with
     sac_{gaussian,flow_t}_two_updates   two critic updates per environment step, as DIME's, every third an actor's
-    o2o_{sac_flow_g,sac_flow_t,sac_flow_naive,qc_fql}_no_experience   of offline_to_online: online updates draw from the
-                                 dataset alone, so that what the steps in the environment are worth is the difference
+    {sac_flow_g,sac_flow_t,sac_flow_naive,qc_fql}_no_experience   of offline_to_online: updates draw from the dataset
+                                 alone, online as well, so that the difference from the script is what experience is
+                                 worth; plot.py online shows it of runs with --exp-name o2o_SCRIPT-no_experience
     sac_flow_t_post_norm         LayerNorm behind every residual sum, as the authors' Flow-T has it, not before
 
 Each is its script with the lines below replaced, and runs alone like it.
@@ -55,11 +56,13 @@ TWO_UPDATES = [
     )
 ]
 NO_EXPERIENCE = [
-    ("stored = min(self.offline + self.count, len(self.rows))", "stored = self.offline"),
     (
-        "torch.arange(length, device=start.device) + self.count - stored",
-        "torch.arange(length, device=start.device) - stored",
+        "        self.fingerprint = [",
+        "        self.kept = self.rows[-self.offline :].clone()\n        self.fingerprint = [",
     ),
+    ("stored = min(self.offline + self.count, len(self.rows))", "stored = self.offline"),
+    ("torch.arange(length, device=start.device) + self.count - stored", "torch.arange(length, device=start.device)"),
+    ("self.rows.index_select(0, drawn)", "self.kept.index_select(0, drawn)"),
 ]
 FORKS = {
     "sac_flow_g_no_log_std": ("sac_flow_g.py", NO_LOG_STD),
@@ -75,7 +78,7 @@ for policy in ("gaussian", "flow_g", "flow_t", "flow_naive"):
 for policy in ("gaussian", "flow_t"):
     FORKS[f"sac_{policy}_two_updates"] = f"sac_{policy}.py", TWO_UPDATES
 for name in ("sac_flow_g", "sac_flow_t", "sac_flow_naive", "qc_fql"):
-    FORKS[f"o2o_{name}_no_experience"] = f"offline_to_online/{name}.py", NO_EXPERIENCE
+    FORKS[f"{name}_no_experience"] = f"offline_to_online/{name}.py", NO_EXPERIENCE
 
 
 def fork(name: str) -> str:

@@ -4,7 +4,7 @@
     python scripts/plot.py curves --returns both --where "env == 'Hopper-v4' and total_timesteps == 100000"
     python scripts/plot.py curves --by alpha    # one line per script and value of a flag
     python scripts/plot.py aggregate gradients steps speed table --csv runs/humanoid.csv --out /tmp/figures
-    python scripts/plot.py curves table --csv runs/offline_to_online.csv --returns success
+    python scripts/plot.py curves table online --csv runs/offline_to_online.csv --returns success
 
     curves      returns over training, a panel per environment
     aggregate   normalised score, averaged over environments, during and after training; the means and the differences
@@ -18,8 +18,9 @@
                 from K = 4 (without it the smallest), each variant, whose --exp-name is SCRIPT-VARIANT, from its script;
                 as Markdown as well
     table       returns at the end, and their differences from --baseline, as Markdown on standard output
-    online      success before and after the online phase of offline_to_online, and, where such runs exist, after the
-                same updates on the dataset alone (--exp-name SCRIPT-no_experience); as Markdown as well
+    online      success before and after the online phase of offline_to_online, and, where such runs exist, after as
+                many updates on the dataset alone (--exp-name SCRIPT-no_experience), with differences within seeds; as
+                Markdown as well
 
 A line pools runs whose flags differ in nothing but the seed (their commits, column versions/git, may differ): where
 other flags differ, the script says which, and --where or --by resolves it. Intervals are 95 %: Student's for a mean
@@ -926,81 +927,118 @@ PHASES = ("before", "after", "alone")
 
 def phases(data: pd.DataFrame) -> dict[tuple[str, str], dict[str, pd.Series]]:
     """(task, script) -> success by seed: before and after the online phase; after as many updates on the data alone."""
-    parts, found = data.script.str.partition("-"), {}
+    parts, found, spans = data.script.str.partition("-"), {}, {}
     for (env, script, variant), rows in data.groupby([data.env, parts[0], parts[2]]):
-        values = by_seed(rows, "eval/success").dropna(axis=1)  # seeds evaluated at every step
-        mine = found.setdefault((env, script), {})
-        if variant == "":
-            mine |= {"before": values.loc[rows.offline_steps.iloc[0]], "after": values.iloc[-1]}
-        elif variant == "no_experience":
-            mine["alone"] = values.iloc[-1]
-        else:
-            note(f"online: {script}-{variant} on {env} is in no row")
-    return {key: mine for key, mine in found.items() if "after" in mine}
+        name = f"{label(rows.script.iloc[0])} on {env}"
+        if variant not in ("", "no_experience"):
+            note(f"online: {name} is in no row")
+            continue
+        offline = int(rows.offline_steps.iloc[0])
+        ends = [offline, offline + int(rows.total_timesteps.iloc[0])]
+        table = by_seed(rows, "eval/success").reindex(ends).dropna(axis=1)
+        for seed in sorted(set(rows.seed) - set(table)):
+            note(f"online: {name}, seed {seed}: no evaluation at step {ends[0]} or {ends[1]}, left out")
+        spans.setdefault((env, script), ends)  # the script's own: its variant's name sorts behind
+        if spans[env, script] != ends:
+            note(f"online: {name} has other steps than {label(script)}, left out")
+        elif table.shape[1]:
+            new = {"before": table.iloc[0], "after": table.iloc[1]} if variant == "" else {"alone": table.iloc[1]}
+            found.setdefault((env, script), {}).update(new)
+    for env, script in [key for key, mine in found.items() if "after" not in mine]:
+        note(f"online: {label(script)} on {env}: a run without experience and none with it, left out")
+        del found[env, script]
+    return found
 
 
 def online(args: Args, data: pd.DataFrame):
     """Before and after the online phase, task by task."""
-    present = {"offline_steps", "eval/success"} <= set(data)
-    require(present, f"online: no success rates in {args.csv}; draw it from runs of offline_to_online")
-    data = with_lines(data, args.by)
-    found, everything = phases(data), []
+    fits = {"offline_steps", "eval/success"} <= set(data)
+    data = data.dropna(subset=["offline_steps", "eval/success"]) if fits else data[:0]
+    require(len(data) > 0, f"online: no success rates in {args.csv}; draw it from runs of offline_to_online")
+    require(not args.by, f"online: has no line for {' '.join(args.by)}; choose one value by --where instead of --by")
+    found = phases(with_lines(data, []))
+    require(found, f"online: no run in {args.csv} is evaluated before and after its online phase; look at --where")
     envs, present = sorted({env for env, _ in found}), {script for _, script in found}
     scripts = [script for script in dict.fromkeys([*STYLES, *sorted(present)]) if script in present]
+    short = {env: env.replace("-play-singletask", "").removesuffix("-v0") for env in envs}
 
-    def cells(pairs: list[tuple[list[pd.Series], list[float]]]) -> list[str]:
-        """The weighted sums with their intervals."""
-        estimates = [combination([group.to_numpy() for group in groups], weights) for groups, weights in pairs]
-        everything.extend(estimates)
-        return [estimate.text("+.2f") if estimate else "\u2013" for estimate in estimates]
-
-    print("Success by seed; differences with their 95 % intervals\n")
+    # Differences are within seeds: a run and the one without experience are the same until the online phase.
+    rows = []  # task, script, what the columns of PHASES say, differences by seed task by task
+    for env, script in ((env, script) for env in envs for script in scripts if (env, script) in found):
+        mine = found[env, script]
+        values = [mine[when].reindex(mine["after"].index) if when in mine else None for when in PHASES]
+        shown = ["" if column is None else " ".join(map("{:.2f}".format, column)) for column in values]
+        shown = [cell.replace("nan", "\u2013") for cell in shown]
+        gains = [
+            [(mine["after"] - mine[when]).dropna().to_numpy()] if when in mine else [] for when in ("before", "alone")
+        ]
+        rows.append((short[env], script, shown, gains))
+    shared = [env for env in envs if all((env, script) in found for script in scripts)]
+    for script in scripts if len(shared) > 1 else []:
+        of_script, shown, gains = [found[env, script] for env in shared], [], []
+        for when in PHASES:
+            complete = all(when in mine for mine in of_script)
+            shown.append(f"{np.mean([mine[when].mean() for mine in of_script]):.2f}" if complete else "")
+            if when != "after":
+                groups = [(mine["after"] - mine[when]).dropna().to_numpy() for mine in of_script] if complete else []
+                gains.append(groups)
+        rows.append((f"mean of {', '.join(short[env] for env in shared)}", script, shown, gains))
+    estimates = []  # none where all seeds are alike: success has few values, and nothing varies only by chance
+    for groups in (groups for *_, gains in rows for groups in gains):
+        estimate = combination(groups, [1 / len(groups)] * len(groups)) if groups else None
+        estimates.append(estimate if estimate and estimate.high - estimate.low > 1e-9 else None)
+    adjusted = iter(holm([estimate.p for estimate in estimates if estimate]))
+    cells = []
+    for estimate in estimates:
+        bold = "**" if estimate and next(adjusted) < 0.05 else ""
+        cells.append(f"{bold}{estimate.text('+.2f')}{bold}" if estimate else "\u2013")
+    count = sum(estimate is not None for estimate in estimates)
+    print(
+        "Success by seed, differences within seeds with their 95 % intervals; bold: differs from 0 at 5 % after Holm's"
+    )
+    print(f"correction over these {count}\n")
     heads = ["task", "method", "before", "after", "on the data alone", "after - before", "after - alone"]
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
-    for (env, script), mine in sorted(found.items(), key=lambda item: (item[0][0], scripts.index(item[0][1]))):
-        values = [" ".join(f"{value:.2f}" for value in mine[when]) if when in mine else "" for when in PHASES]
-        gain = [([mine["after"] - mine["before"]], [1])]
-        gain += [([mine["after"], mine["alone"]], [1, -1])] if "alone" in mine else []
-        print(f"| {env} | {label(script)} | {' | '.join(values + (cells(gain) + [''])[:2])} |")
-    for script in scripts:
-        of_script = [found[env, script] for env in envs if (env, script) in found]
-        share = 1 / len(of_script)
-        sums = [([mine["after"] - mine["before"] for mine in of_script], [share] * len(of_script))]
-        if all("alone" in mine for mine in of_script):
-            groups = [mine[when] for mine in of_script for when in ("after", "alone")]
-            sums.append((groups, [share, -share] * len(of_script)))
-        means = [[mine[when].mean() for mine in of_script if when in mine] for when in PHASES]
-        values = [f"{np.mean(mean):.2f}" if len(mean) == len(of_script) else "" for mean in means]
-        print(f"| {len(of_script)} tasks | {label(script)} | {' | '.join(values + (cells(sums) + [''])[:2])} |")
+    for (task, script, shown, _), gain, worth in zip(rows, cells[::2], cells[1::2], strict=True):
+        print(f"| {' | '.join([task, label(script), *shown, gain, worth])} |")
     print()
-    print_correction(everything)
 
     columns = min(len(envs), 4)
     fig, axes = grid(-(-len(envs) // columns), columns, sharey=True, sharex=True)
-    for ax in axes.flat[len(envs) :]:
-        ax.set_visible(False)
+    for i, ax in enumerate(axes.flat):
+        ax.set_visible(i < len(envs))
+        ax.tick_params(labelbottom=i + columns >= len(envs))
     for env, ax in zip(envs, axes.flat, strict=False):
-        ax.set_title(env.replace("-play-singletask", ""))
+        ax.set_title(short[env])
         for y, script in enumerate(scripts):
-            mine, (colour, *_) = found.get((env, script), {}), STYLES.get(script, SPARE[0])[-3:]
-            means = {when: values.mean() for when, values in mine.items()}
+            mine, colour = found.get((env, script), {}), STYLES.get(script, (None, *SPARE[0]))[1]
             if mine:
+                ends = [(mine[when].mean(), y) for when in ("after", "before")]
                 arrow = {"arrowstyle": "->", "color": colour, "linewidth": 1.4, "shrinkA": 4, "shrinkB": 4}
-                ax.annotate("", (means["after"], y), (means["before"], y), arrowprops=arrow)
+                ax.annotate("", *ends, arrowprops=arrow)
             for when, values in mine.items():
-                look = {"color": colour, "markerfacecolor": "white" if when == "before" else colour}
-                marker = "x" if when == "alone" else "o"
-                ax.plot(means[when], y, marker, markersize=6, zorder=3, **look)
-                ax.plot(values, np.full(len(values), y + 0.25), marker, markersize=2.5, **look)
-        ax.set_xlim(-0.04, 1.04)
+                marker, size, face, below = ONLINE_MARKS[when]
+                look = {"markerfacecolor": face or colour, "markeredgecolor": "white" if when == "alone" else colour}
+                ax.plot(values.mean(), y, marker, markersize=size, zorder=2 + PHASES.index(when), **look)
+                ax.plot(values, np.full(len(values), y + below), marker, markersize=0.45 * size, **look)
+        ax.set_xlim(-0.06, 1.06)
     axes[0, 0].set_yticks(range(len(scripts)), map(label, scripts))
-    axes[0, 0].set_ylim(len(scripts) - 0.5, -0.5)
-    remark = f"Success rate, mean over {seeds_text(data)}, below it each seed. Ring: before the online phase; "
-    remark += "disc: after it"
+    axes[0, 0].set_ylim(len(scripts) - 0.4, -0.5)
+    counts = [len(mine["after"]) for mine in found.values()]
+    seeds = (
+        f"{min(counts)}\u2013{max(counts)} seeds"
+        if min(counts) < max(counts)
+        else f"{counts[0]} seed{'s' * (counts[0] > 1)}"
+    )
+    remark = f"Success rate, mean over {seeds}, below it each seed. Ring: before the online phase; disc: after it"
     if any("alone" in mine for mine in found.values()):
         remark += "; cross: after as many updates on the dataset alone"
     fig.supxlabel(textwrap.fill(f"{remark}.", int(18 * fig.get_figwidth())), fontsize=7, color="0.35")
     save(fig, args, "online")
+
+
+# marker, size, face (None: the script's colour), and how far below the mean the seeds are
+ONLINE_MARKS = {"before": ("o", 9, "white", 0.25), "after": ("o", 6, None, 0.25), "alone": ("X", 7, None, 0.4)}
 
 
 FUNCTIONS = (curves, aggregate, gradients, steps, speed, forest, table, online)

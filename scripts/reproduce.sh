@@ -293,9 +293,9 @@ END
                 sweep "$folder/sac_flow_t.py" "$task" "${imitate[@]}" </dev/null
                 sweep "$folder/qc_fql.py" "$task" --policy-hidden-dim 256 </dev/null
                 # What experience is worth: the same updates on the dataset alone.
-                sweep "runs/forks/o2o_sac_flow_g_no_experience.py" "$task" "${imitate[@]}" --hidden-dim 256 \
+                sweep "runs/forks/sac_flow_g_no_experience.py" "$task" "${imitate[@]}" --hidden-dim 256 \
                     --exp-name o2o_sac_flow_g-no_experience </dev/null
-                sweep "runs/forks/o2o_qc_fql_no_experience.py" "$task" --policy-hidden-dim 256 \
+                sweep "runs/forks/qc_fql_no_experience.py" "$task" --policy-hidden-dim 256 \
                     --exp-name o2o_qc_fql-no_experience </dev/null
             done <<<$'can 300\nlift 300\nsquare 400'
             dataset "cube-single-play-singletask-task1-v0" data/cube-single-play-v0.npz 100

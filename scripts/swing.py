@@ -1,9 +1,10 @@
-"""Why does success swing late in training? Step sizes of the actor, and an average of its weights.
+"""Does success swing late in training? With three step sizes of the actor, and by an average of its weights.
 
     pip install -r scripts/requirements.txt -r offline_to_online/requirements.txt
     pip install --no-deps robosuite==1.5.2
     python offline_to_online/make_dataset.py --env-id can --episodes 200 --path data/can.hdf5
     python scripts/swing.py --csv runs/swing.csv  # nine runs of about 11 minutes on a CPU core
+    python scripts/swing.py --csv runs/swing_t.csv --script sac_flow_t
 
 Every run is evaluated at three instants near its end, each time with the actor and with an exponential average of its
 weights, which takes no part in training. Ctrl-C writes a checkpoint; the same command goes on from there, and repeats
@@ -15,6 +16,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -28,7 +30,7 @@ LATE = (0.9, 0.95, 1.0)  # when runs are evaluated, as shares of the environment
 @dataclass
 class Args:
     csv: Path  # table to write
-    script: str = "sac_flow_g"  # of offline_to_online
+    script: Literal["sac_flow_g", "sac_flow_t", "sac_flow_naive"] = "sac_flow_g"  # of offline_to_online
     seeds: tuple[int, ...] = (1, 2, 3)  # seeds of the runs
     rates: tuple[str, ...] = tuple(RATES)  # which step sizes to run, see RATES
     env_id: str = "can"  # task
@@ -38,9 +40,10 @@ class Args:
     decay: float = 0.995  # of the average, per update
     run_dir: Path = Path("runs/swing")  # folder for the runs
     flags: str = (
-        "--critic-hidden-dim 256 --hidden-dim 256 --normalize-obs --learning-starts 2000 --buffer-size 200000 "
-        "--step-limit 300 --pretrain flow-matching --eval-episodes 50"
+        "--critic-hidden-dim 256 --normalize-obs --learning-starts 2000 --buffer-size 200000 --step-limit 300 "
+        "--pretrain flow-matching --eval-episodes 50"
     )  # further flags
+    width: int = 256  # --hidden-dim of Flow-G and naive
 
 
 def fork(args: Args, rate: str) -> str:
@@ -57,7 +60,8 @@ def fork(args: Args, rate: str) -> str:
         "            with torch.no_grad():\n"
         "                mine, theirs = list(average.parameters()), list(actor.parameters())\n"
         f"                torch._foreach_lerp_(mine, theirs, {1 - args.decay})\n",
-        "step == args.offline_steps or due(step, args.eval_frequency, last_step)": f"step in {late}",
+        "args.eval_frequency and (step == args.offline_steps or due(step, args.eval_frequency, last_step))": ""
+        f"step in {late}",
         "            scores = evaluate(actor_view, eval_env, args, device, film)\n": ""
         "            scores = evaluate(actor_view, eval_env, args, device, film)\n"
         "            others = evaluate(average, eval_env, args, device, film)\n"
@@ -76,7 +80,8 @@ def train(args: Args, rate: str, seed: int) -> Path:
     folder = args.run_dir / f"{args.env_id}-{args.script}-{rate}-{seed}".replace(" ", "_")
     folder.mkdir(parents=True, exist_ok=True)
     settings, text = folder / "settings", fork(args, rate)
-    told = text + repr((args.dataset_path, args.offline_steps, args.total_timesteps, args.flags))
+    flags = args.flags if args.script == "sac_flow_t" else f"--hidden-dim {args.width} {args.flags}"
+    told = text + repr((args.dataset_path, args.offline_steps, args.total_timesteps, flags))
     if settings.exists() and settings.read_text() != told:
         raise SystemExit(f"error: --run-dir: {folder} is of other flags or another version; choose another folder")
     settings.write_text(told)
@@ -85,7 +90,7 @@ def train(args: Args, rate: str, seed: int) -> Path:
     if not (folder / "done").exists():
         words = ["--env-id", args.env_id, "--seed", seed, "--run-dir", folder]
         words += ["--dataset-path", args.dataset_path.resolve(), "--offline-steps", args.offline_steps]
-        words += ["--total-timesteps", args.total_timesteps, *args.flags.split()]
+        words += ["--total-timesteps", args.total_timesteps, *flags.split()]
         begun = sorted(folder.glob("*/checkpoint.pt"))
         if begun:
             words = ["--resume", begun[-1].parent]

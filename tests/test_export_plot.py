@@ -402,30 +402,87 @@ def test_success_rates_of_offline_to_online_runs(plot, table, tmp_path, capsys):
         assert stop.value.code == 2 and "error: --returns success: " in capsys.readouterr().err
 
 
-def test_what_the_online_phase_is_worth(plot, table, tmp_path, capsys):
-    """Before and after it, and beside as many updates on the dataset alone; all tasks are averaged seed by seed."""
+def write_online(folder, script, task, seed, before, after, until=400, **flags):
+    """A run of 100 offline updates and 300 environment steps, as far as `until`."""
+    path = write_run(folder, script, task, seed, until, **{"offline_steps": 100, "total_timesteps": 300} | flags)
+    writer = SummaryWriter(str(path))
+    for step in range(100, until + 1, 100):
+        writer.add_scalar("eval/success", before if step == 100 else after, step)
+    writer.close()
+
+
+def test_what_the_online_phase_is_worth(plot, tmp_path, capsys):
+    """Before and after it, and beside as many updates on the dataset alone; differences are within seeds."""
+    lead = {1: 0.01, 2: 0.02, 3: 0.06}
     for task, low, high in (("can", 0.2, 0.8), ("lift", 0.5, 0.7)):
-        for seed in (1, 2, 3):
-            for script in ("o2o_sac_flow_g", "o2o_sac_flow_g-no_experience"):
-                path = write_run(tmp_path / "o2o", script, task, seed, 400, offline_steps=100, total_timesteps=300)
-                writer = SummaryWriter(str(path))
-                for step in (100, 200, 300, 400):
-                    late = 0.6 if "-" in script else high
-                    writer.add_scalar("eval/success", (low if step == 100 else late) + 0.01 * seed, step)
-                writer.close()
+        for seed in lead:
+            write_online(tmp_path / "o2o", "o2o_sac_flow_g", task, seed, low, high + lead[seed])
+            write_online(tmp_path / "o2o", "o2o_sac_flow_g-no_experience", task, seed, low, 0.6 - lead[seed])
+    write_online(tmp_path / "o2o", "o2o_qc_fql", "can", 1, 0.9, 1.0)
+    write_online(tmp_path / "o2o", "o2o_qc_fql", "can", 2, 0.9, 1.0, until=300)
+    write_online(tmp_path / "o2o", "o2o_qc_fql", "can", 3, 0.9, 1.0)
     run_export(tmp_path / "o2o", table=tmp_path / "o2o.csv")
-    flags = {"figures": ["online"], "out": tmp_path, "returns": "success"}
-    plot.main(plot.Args(csv=tmp_path / "o2o.csv", **flags))
-    out = capsys.readouterr().out
-    assert "| can | Flow-G | 0.21 0.22 0.23 | 0.81 0.82 0.83 | 0.61 0.62 0.63 | +0.60 [+0.60, +0.60] | +0.20 [" in out
-    assert "| 2 tasks | Flow-G | 0.37 | 0.77 | 0.62 | +0.40 [+0.40, +0.40] | +0.15 [" in out
+    flags = {"figures": ["online"], "out": tmp_path, "csv": tmp_path / "o2o.csv"}
+    plot.main(plot.Args(**flags, unfinished=True))
+    out, err = capsys.readouterr()
+    assert "| can | QC-FQL | 0.90 0.90 | 1.00 1.00 |  | \u2013 | \u2013 |" in out, "no spread, no interval"
+    assert "QC-FQL on can, seed 2: no evaluation at step 100 or 400, left out" in err
+    row = "| can | Flow-G | 0.20 0.20 0.20 | 0.81 0.82 0.86 | 0.59 0.58 0.54 | "
+    row += "**+0.63 [+0.56, +0.70]** | **+0.26 [+0.13, +0.39]** |"
+    assert row in out and "over these 4" in out and "mean of" not in out
     assert "dataset alone" in (tmp_path / "online.svg").read_text()
-    plot.main(plot.Args(csv=tmp_path / "o2o.csv", where="not script.str.contains('-')", **flags))
-    assert "| 2 tasks | Flow-G | 0.37 | 0.77 |  | +0.40 [+0.40, +0.40] |  |" in capsys.readouterr().out
+    plot.main(plot.Args(**flags, where="script != 'o2o_qc_fql' and not script.str.contains('-')"))
+    assert "| mean of can, lift | Flow-G | 0.35 | 0.78 |  | **+0.43 [" in capsys.readouterr().out
     assert "dataset alone" not in (tmp_path / "online.svg").read_text()
-    with pytest.raises(SystemExit) as stop:
-        plot.main(plot.Args(csv=table, **flags | {"returns": "eval"}))
-    assert stop.value.code == 2 and "error: online: " in capsys.readouterr().err
+
+
+def test_what_online_cannot_draw(plot, table, tmp_path, capsys):
+    """One line each; what has nothing to do with it in the same table is passed over."""
+    for seed in (1, 2):
+        write_online(tmp_path / "o2o", "o2o_sac_flow_g", "can", seed, 0.2, 0.3 * seed)
+        write_online(
+            tmp_path / "o2o", "o2o_sac_flow_g-no_experience", "can", seed, 0.2, 0.6, total_timesteps=200, until=300
+        )
+        write_online(tmp_path / "o2o", "o2o_sac_flow_t-no_experience", "can", seed, 0.2, 0.6)
+        write_online(tmp_path / "o2o", "o2o_qc_fql-mine", "can", seed, 0.2, 0.6)
+        write_run(tmp_path / "o2o", "sac_flow_g", "Hopper-v4", seed)
+    run_export(tmp_path / "o2o", table=tmp_path / "o2o.csv")
+    plot.main(plot.Args(figures=["online"], out=tmp_path, csv=tmp_path / "o2o.csv"))
+    out, err = capsys.readouterr()
+    assert (
+        "| can | Flow-G | 0.20 0.20 | 0.30 0.60 |  | +0.25 [-1.66, +2.16] | \u2013 |" in out
+        and out.count("\n| can |") == 1
+    )
+    for line in (
+        "has other steps than Flow-G",
+        "a run without experience and none with it",
+        "o2o_qc_fql-mine on can is in no",
+    ):
+        assert line in err
+    for wrong in (
+        {"csv": table},
+        {"where": "step > 100"},
+        {"where": "script.str.contains('-')"},
+        {"by": ["total_timesteps"]},
+    ):
+        with pytest.raises(SystemExit) as stop:
+            plot.main(plot.Args(**{"figures": ["online"], "out": tmp_path, "csv": tmp_path / "o2o.csv"} | wrong))
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert stop.value.code == 2 and last.startswith("error: online: "), last
+
+
+def test_an_evaluation_before_the_first_step_is_a_row(plot, tmp_path, capsys):
+    """As of a pretrained policy that goes online at once."""
+    for seed in (1, 2):
+        path = write_run(tmp_path / "o2o", "o2o_sac_flow_g", "can", seed, 200, offline_steps=0, total_timesteps=200)
+        writer = SummaryWriter(str(path))
+        for step in (0, 100, 200):
+            writer.add_scalar("eval/success", 0.3 * seed + 0.001 * step, step)
+        writer.close()
+    _, rows = run_export(tmp_path / "o2o", table=tmp_path / "o2o.csv")
+    assert [row["step"] for row in rows] == ["0", "100", "200"] * 2 and float(rows[0]["eval/success"]) == 0.3
+    plot.main(plot.Args(figures=["online"], out=tmp_path, csv=tmp_path / "o2o.csv"))
+    assert "| can | Flow-G | 0.30 0.60 | 0.50 0.80 |" in capsys.readouterr().out
 
 
 def test_forest_has_every_difference(plot, table, tmp_path, capsys):

@@ -308,7 +308,8 @@ def test_failed_demonstrations_bootstrap_at_their_ends(script, data, tmp_path, c
     succeeded = [end for i, end in enumerate(ends) if i not in failed]
     assert np.flatnonzero(made["mask"] == 0).tolist() == succeeded == np.flatnonzero(made["reward"] == 0).tolist()
     assert np.flatnonzero(made["terminal"]).tolist() == ends
-    assert f"{path}: 4 demonstrations, of which {len(failed)} failed" in capsys.readouterr().out
+    told = f", of which {len(failed)} failed: their ends bootstrap" if failed else ""
+    assert f"{path}: 4 demonstrations{told}\n" in capsys.readouterr().out
     # A file that is done at its last step alone, where the success was reached before: only that step is an end.
     path = robomimic_file(tmp_path / "late.hdf5", data["lift"], [4, 5], success=2)
     made = script.load_dataset(args, path, env)
@@ -1688,7 +1689,7 @@ def test_swing_trains_and_compares(data, tmp_path):
     flags = "--step-limit 13 --eval-episodes 2 --device cpu --no-compile --batch-size 8 --critic-hidden-dim 16"
     words = ["--env-id", CUBE, "--dataset-path", data[CUBE], "--offline-steps", "10", "--total-timesteps", "20"]
     words += ["--seeds", "1", "--rates", "constant", "decays to 0", "--decay", "0", "--run-dir", tmp_path / "runs"]
-    words += ["--csv", tmp_path / "swing.csv", f"--flags=--hidden-dim 16 --learning-starts 0 {flags}"]
+    words += ["--csv", tmp_path / "swing.csv", "--width", "16", f"--flags=--learning-starts 0 {flags}"]
     command = [sys.executable, ROOT / "scripts" / "swing.py", *words]
     tables = []
     for _ in range(2):
@@ -1710,9 +1711,9 @@ def test_swing_trains_and_compares(data, tmp_path):
 
 def test_ctrl_c_in_swing_keeps_the_run(data, tmp_path):
     """The run writes its checkpoint before the script ends."""
-    flags = "--device cpu --no-compile --batch-size 8 --critic-hidden-dim 16 --hidden-dim 16"
+    flags = "--device cpu --no-compile --batch-size 8 --critic-hidden-dim 16"
     words = ["--env-id", CUBE, "--dataset-path", data[CUBE], "--rates", "constant", f"--flags={flags}"]
-    words += ["--run-dir", tmp_path / "runs", "--csv", tmp_path / "swing.csv"]
+    words += ["--width", "16", "--run-dir", tmp_path / "runs", "--csv", tmp_path / "swing.csv"]
     command = [sys.executable, ROOT / "scripts" / "swing.py", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         any(line.startswith("run: ") for line in process.stdout)  # reads up to it

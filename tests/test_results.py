@@ -499,6 +499,7 @@ def test_humanoid_in_the_decisions_log():
     for name, script in (
         ("Gaussian", "sac_gaussian"),
         ("Gaussian, target entropy \u221232.6", "sac_gaussian-entropy_-32.6"),
+        ("Flow-G", "sac_flow_g"),
         ("Flow-T", "sac_flow_t"),
     ):
         mine, ends, means = runs[runs["script"] == script], [], []
@@ -523,7 +524,10 @@ def test_humanoid_in_the_decisions_log():
         interval = stats.ttest_ind(flow, gaussian, equal_var=False).confidence_interval()
         difference = f"{flow.mean() - gaussian.mean():+.0f} [{interval.low:+.0f}, {interval.high:+.0f}]"
         assert f"{before}{difference}{after}" in " ".join(log.split()), difference
-    walking = runs[runs["script"].isin(("sac_flow_t", "sac_gaussian"))].groupby("run")["steps_per_second"]
+    flow = runs[runs["script"] == "sac_flow_g"].set_index("step")["eval_return"]
+    at = [f"{flow[step]:.0f}" for step in (140_000, 150_000, 180_000)]
+    assert f"Flow-G is at {at[0]}, {at[1]} and {at[2]} after 140 000, 150 000 and 180 000 steps" in " ".join(log.split())
+    walking = runs[runs["script"].isin(("sac_flow_t", "sac_flow_g", "sac_gaussian"))].groupby("run")["steps_per_second"]
     hours = 250_000 / walking.apply(stats.hmean) / 3600
     assert f"{hours.min():.1f} to {hours.max():.1f} hours on a CPU core" in (ROOT / "README.md").read_text()
     names = {"Flow-T": "sac_flow_t", "Gaussian": "sac_gaussian"}
@@ -556,7 +560,7 @@ def test_humanoid_in_the_decisions_log():
             cells.append(f"{returns.mean():.0f} [{returns.min():.0f}, {returns.max():.0f}]")
         assert f"| {name} | {' | '.join(cells)} |" in log, cells
     policies = pd.read_csv(ROOT / "results" / "policies.csv")
-    shown = ("Flow-T, corrected", "Gaussian, corrected", "Flow-T", "Gaussian", "Gaussian, seed 2", "Flow-T, seed 3")
+    shown = ("Flow-T, corrected", "Gaussian, corrected", "Flow-T", "Gaussian", "Gaussian, seed 2", "Flow-T, seed 3", "Flow-G")
     for name, (_, row) in zip(shown, policies.iterrows(), strict=True):
         assert (row["script"], row["episodes"]) == (f"{names[name.partition(',')[0]]}.py", 20)
         step = f"{row['step']:,}".replace(",", " ")

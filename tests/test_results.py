@@ -559,6 +559,7 @@ def test_humanoid_in_the_decisions_log():
             assert len(returns) == 15
             cells.append(f"{returns.mean():.0f} [{returns.min():.0f}, {returns.max():.0f}]")
         assert f"| {name} | {' | '.join(cells)} |" in log, cells
+    names["Flow-G"] = "sac_flow_g"
     policies = pd.read_csv(ROOT / "results" / "policies.csv")
     shown = ("Flow-T, corrected", "Gaussian, corrected", "Flow-T", "Gaussian", "Gaussian, seed 2", "Flow-T, seed 3", "Flow-G")
     for name, (_, row) in zip(shown, policies.iterrows(), strict=True):

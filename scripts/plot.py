@@ -1013,32 +1013,35 @@ def online(args: Args, data: pd.DataFrame):
         for y, script in enumerate(scripts):
             mine, colour = found.get((env, script), {}), STYLES.get(script, (None, *SPARE[0]))[1]
             if mine:
-                ends = [(mine[when].mean(), y) for when in ("after", "before")]
-                arrow = {"arrowstyle": "->", "color": colour, "linewidth": 1.4, "shrinkA": 4, "shrinkB": 4}
-                ax.annotate("", *ends, arrowprops=arrow)
+                ends = [mine[when].mean() for when in ("before", "after")]
+                ax.plot(ends, [y, y], color=colour, linewidth=1.4, zorder=1)
             for when, values in mine.items():
-                marker, size, face, below = ONLINE_MARKS[when]
-                look = {"markerfacecolor": face or colour, "markeredgecolor": "white" if when == "alone" else colour}
-                ax.plot(values.mean(), y, marker, markersize=size, zorder=2 + PHASES.index(when), **look)
-                ax.plot(values, np.full(len(values), y + below), marker, markersize=0.45 * size, **look)
+                marker, size, face, of_mean, of_seeds = ONLINE_MARKS[when]
+                look = {"markerfacecolor": face or colour, "markeredgecolor": colour}
+                ax.plot(values.mean(), y + of_mean, marker, markersize=size, zorder=2 + PHASES.index(when), **look)
+                ax.plot(values, np.full(len(values), y + of_seeds), marker, markersize=0.45 * size, **look)
         ax.set_xlim(-0.06, 1.06)
     axes[0, 0].set_yticks(range(len(scripts)), map(label, scripts))
-    axes[0, 0].set_ylim(len(scripts) - 0.4, -0.5)
+    axes[0, 0].set_ylim(len(scripts) - 0.5, -0.6)
     counts = [len(mine["after"]) for mine in found.values()]
     seeds = (
         f"{min(counts)}\u2013{max(counts)} seeds"
         if min(counts) < max(counts)
         else f"{counts[0]} seed{'s' * (counts[0] > 1)}"
     )
-    remark = f"Success rate, mean over {seeds}, below it each seed. Ring: before the online phase; disc: after it"
+    remark = f"Success rate, mean over {seeds}; small: each seed. Ring: before the online phase; disc: after it"
     if any("alone" in mine for mine in found.values()):
         remark += "; cross: after as many updates on the dataset alone"
     fig.supxlabel(textwrap.fill(f"{remark}.", int(18 * fig.get_figwidth())), fontsize=7, color="0.35")
     save(fig, args, "online")
 
 
-# marker, size, face (None: the script's colour), and how far below the mean the seeds are
-ONLINE_MARKS = {"before": ("o", 9, "white", 0.25), "after": ("o", 6, None, 0.25), "alone": ("X", 7, None, 0.4)}
+# marker, size, face (None: the script's colour), and how far below a script's line its mean and its seeds are
+ONLINE_MARKS = {
+    "before": ("o", 9, "white", 0, 0.25),
+    "after": ("o", 6, None, 0, 0.25),
+    "alone": ("X", 6, None, -0.22, -0.38),
+}
 
 
 FUNCTIONS = (curves, aggregate, gradients, steps, speed, forest, table, online)

@@ -424,6 +424,17 @@ def test_success_rates_in_the_readme():
         if script != "sac_gaussian":
             cells = cell("can", f"o2o_{script}", 5000, 15000), cell(CUBE, f"o2o_{script}", 10000, 30000)
             assert f"\n| {name} | {' | '.join(cells)} |\n" in readme, (name, cells)
+    steps = {(row["script"], row["step"]): float(row["eval/episodic_length"]) for row in rows if row["env"] == "lift"}
+    told = [f"{steps[f'o2o_{script}', step]:.0f}" for script in ("sac_flow_g", "qc_fql") for step in ("5000", "15000")]
+    words = "Flow-G's noise-free episodes go from {} to {} steps, QC-FQL's from {} to {}.".format(*told)
+    square = {
+        row["script"]: f"{float(row['eval/success']):.2f}".removeprefix("0")
+        for row in rows
+        if (row["env"], row["step"]) == ("square", "15000")
+    }
+    words += f" On square Flow-G goes from .00 to {square['o2o_sac_flow_g']}, and without its experience, by as many "
+    words += f"updates on the dataset alone, to {square['o2o_sac_flow_g-no_experience']}."
+    assert words in " ".join(readme.split())
 
 
 def test_success_rates_in_the_decisions_log():
@@ -526,7 +537,9 @@ def test_humanoid_in_the_decisions_log():
         assert f"{before}{difference}{after}" in " ".join(log.split()), difference
     flow = runs[runs["script"] == "sac_flow_g"].set_index("step")["eval_return"]
     at = [f"{flow[step]:.0f}" for step in (140_000, 150_000, 180_000)]
-    assert f"Flow-G is at {at[0]}, {at[1]} and {at[2]} after 140 000, 150 000 and 180 000 steps" in " ".join(log.split())
+    assert f"Flow-G is at {at[0]}, {at[1]} and {at[2]} after 140 000, 150 000 and 180 000 steps" in " ".join(
+        log.split()
+    )
     walking = runs[runs["script"].isin(("sac_flow_t", "sac_flow_g", "sac_gaussian"))].groupby("run")["steps_per_second"]
     hours = 250_000 / walking.apply(stats.hmean) / 3600
     assert f"{hours.min():.1f} to {hours.max():.1f} hours on a CPU core" in (ROOT / "README.md").read_text()
@@ -561,7 +574,15 @@ def test_humanoid_in_the_decisions_log():
         assert f"| {name} | {' | '.join(cells)} |" in log, cells
     names["Flow-G"] = "sac_flow_g"
     policies = pd.read_csv(ROOT / "results" / "policies.csv")
-    shown = ("Flow-T, corrected", "Gaussian, corrected", "Flow-T", "Gaussian", "Gaussian, seed 2", "Flow-T, seed 3", "Flow-G")
+    shown = (
+        "Flow-T, corrected",
+        "Gaussian, corrected",
+        "Flow-T",
+        "Gaussian",
+        "Gaussian, seed 2",
+        "Flow-T, seed 3",
+        "Flow-G",
+    )
     for name, (_, row) in zip(shown, policies.iterrows(), strict=True):
         assert (row["script"], row["episodes"]) == (f"{names[name.partition(',')[0]]}.py", 20)
         step = f"{row['step']:,}".replace(",", " ")

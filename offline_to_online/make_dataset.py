@@ -289,11 +289,12 @@ def write_npz(path: str, parts: list[str]):
     print(f"{sum(len(e['terminals']) for e in episodes)} rows")
 
 
-def write_hdf5(path: str, parts: list[str], env_id: str, env):
+def write_hdf5(path: str, parts: list[str], env_id: str, model: str):
+    """model: MuJoCo's XML of all episodes, whose resets are soft. It names no folder of this machine: robosuite finds
+    meshes by their paths from "robosuite" on."""
     import h5py
 
-    # Resets are soft, so that all episodes have one model. Robosuite finds meshes by their paths from "robosuite" on.
-    model = re.sub(r'file="[^"]*/(robosuite/[^"]*)"', r'file="\1"', env.sim.model.get_xml())
+    model = re.sub(r'file="[^"]*/(robosuite/[^"]*)"', r'file="\1"', model)
     total = 0
     with h5py.File(path, "w") as file:
         data = file.create_group("data")
@@ -344,7 +345,7 @@ def main(args: Args):
             return scripted_episode(env, args.env_id, np.random.default_rng(seeds((args.seed, attempt))), args)
 
         parts = collect(path, settings, args.episodes, demonstration)
-        finish(path, lambda file: write_hdf5(file, parts, args.env_id, env))
+        finish(path, lambda file: write_hdf5(file, parts, args.env_id, env.sim.model.get_xml()))
         env.close()
         return
     shards = -(-args.episodes // args.episodes_per_file)

@@ -371,7 +371,7 @@ def test_masks_that_are_written_name_demonstrations_as_robomimic_reads_them(tmp_
     for i in range(12):
         parts.append(str(tmp_path / f"{i}.npz"))
         np.savez(parts[-1], actions=np.full((2, 7), i / 100))
-    module.write_hdf5(str(tmp_path / "made.hdf5"), parts, "lift")
+    module.write_hdf5(str(tmp_path / "made.hdf5"), parts, "lift", "<mujoco/>")
     with h5py.File(tmp_path / "made.hdf5") as file:
         train, valid = ([name.decode("utf-8") for name in file[f"mask/{mask}"][()]] for mask in ("train", "valid"))
         assert valid == ["demo_0", "demo_10"] and sorted(train + valid) == sorted(file["data"])

@@ -111,8 +111,9 @@ def read_run(run: Path) -> list[dict[str, str]]:
     # The last step is always logged, and evaluated behind that.
     finished = last == total and (evaluated == total or flags["eval_frequency"] == "0")
     between = {int(flags.get("offline_steps", 0))} | ({total} if finished else set())
-    begun = {0} & {step for tag, points in series.items() if tag.startswith("eval/") for step, _ in points}
-    steps = sorted({*begun, *range(every, last + 1, every), *(step for step in between if 0 < step <= last)})
+    steps = sorted({*range(every, last + 1, every), *(step for step in between if 0 < step <= last)})
+    if any(tag.startswith("eval/") and points[0][0] == 0 for tag, points in series.items()):
+        steps.insert(0, 0)
     keys = {"run": run.name, "script": flags.pop("exp_name"), "env": flags.pop("env_id"), "seed": flags.pop("seed")}
     constant = {name: value for name, value in flags.items() if name not in NOT_RESULTS}
     constant |= {f"versions/{name}": value for name, value in versions.items()} | {"bytes": size}
@@ -121,7 +122,7 @@ def read_run(run: Path) -> list[dict[str, str]]:
     if "dataset_path" in constant:  # where a file lies is no result
         constant["dataset_path"] = os.path.basename(os.path.normpath(constant["dataset_path"]))
     rows = []
-    for start, step in zip([-len(begun), *steps], steps, strict=False):
+    for start, step in zip([-1 if steps[:1] == [0] else 0, *steps], steps, strict=False):
         row = keys | {"step": str(step), "finished": str(int(finished))}
         for tag, points in series.items():
             # Points are in order of steps: a scan of all for every row took minutes for 200 000 episodes.

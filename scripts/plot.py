@@ -950,6 +950,52 @@ def phases(data: pd.DataFrame) -> dict[tuple[str, str], dict[str, pd.Series]]:
     return found
 
 
+def gain(tasks: list[dict[str, pd.Series]], when: str) -> Estimate | None:
+    """By how much success after the online phase is above that of `when`, within seeds, mean over tasks.
+
+    A run and the one without experience are the same until that phase. None where all seeds are alike: success has few
+    values, and would seem certain by chance.
+    """
+    if not all(when in mine for mine in tasks):
+        return None
+    groups = [(mine["after"] - mine[when]).dropna().to_numpy() for mine in tasks]
+    estimate = combination(groups, [1 / len(groups)] * len(groups))
+    return estimate if estimate and estimate.high - estimate.low > 1e-9 else None
+
+
+def online_table(found: dict[tuple[str, str], dict[str, pd.Series]], scripts: list[str], short: dict[str, str]):
+    """A row per task and script, and the mean over the tasks that all scripts have."""
+    rows = [(short[env], script, [found[env, script]]) for env in short for script in scripts if (env, script) in found]
+    shared = [env for env in short if all((env, script) in found for script in scripts)]
+    if len(shared) > 1:
+        mean = f"mean of {', '.join(short[env] for env in shared)}"
+        rows += [(mean, script, [found[env, script] for env in shared]) for script in scripts]
+    gains = [[gain(tasks, when) for when in ("before", "alone")] for *_, tasks in rows]
+    p = [estimate.p for pair_of_row in gains for estimate in pair_of_row if estimate]
+    adjusted = iter(holm(p))
+    print(
+        "Success by seed, differences within seeds with their 95 % intervals; bold: differs from 0 at 5 % after Holm's"
+    )
+    print(f"correction over these {len(p)}\n")
+    heads = ["task", "method", "before", "after", "on the data alone", "after - before", "after - alone"]
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+    for (task, script, tasks), pair_of_row in zip(rows, gains, strict=True):
+        cells = [task, label(script)]
+        for when in PHASES:
+            values = [mine[when].reindex(mine["after"].index) for mine in tasks if when in mine]
+            if len(values) < len(tasks):
+                cells.append("")
+            elif len(tasks) > 1:
+                cells.append(f"{np.mean([of_task.mean() for of_task in values]):.2f}")
+            else:
+                cells.append(" ".join(f"{value:.2f}" if value == value else "\u2013" for value in values[0]))
+        for estimate in pair_of_row:
+            bold = "**" if estimate and next(adjusted) < 0.05 else ""
+            cells.append(f"{bold}{estimate.text('+.2f')}{bold}" if estimate else "\u2013")
+        print(f"| {' | '.join(cells)} |")
+    print()
+
+
 def online(args: Args, data: pd.DataFrame):
     """Before and after the online phase, task by task."""
     fits = {"offline_steps", "eval/success"} <= set(data)
@@ -962,47 +1008,7 @@ def online(args: Args, data: pd.DataFrame):
     scripts = [script for script in dict.fromkeys([*STYLES, *sorted(present)]) if script in present]
     short = {env: env.replace("-play-singletask", "").removesuffix("-v0") for env in envs}
 
-    # Differences are within seeds: a run and the one without experience are the same until the online phase.
-    rows = []  # task, script, what the columns of PHASES say, differences by seed task by task
-    for env, script in ((env, script) for env in envs for script in scripts if (env, script) in found):
-        mine = found[env, script]
-        values = [mine[when].reindex(mine["after"].index) if when in mine else None for when in PHASES]
-        shown = ["" if column is None else " ".join(map("{:.2f}".format, column)) for column in values]
-        shown = [cell.replace("nan", "\u2013") for cell in shown]
-        gains = [
-            [(mine["after"] - mine[when]).dropna().to_numpy()] if when in mine else [] for when in ("before", "alone")
-        ]
-        rows.append((short[env], script, shown, gains))
-    shared = [env for env in envs if all((env, script) in found for script in scripts)]
-    for script in scripts if len(shared) > 1 else []:
-        of_script, shown, gains = [found[env, script] for env in shared], [], []
-        for when in PHASES:
-            complete = all(when in mine for mine in of_script)
-            shown.append(f"{np.mean([mine[when].mean() for mine in of_script]):.2f}" if complete else "")
-            if when != "after":
-                groups = [(mine["after"] - mine[when]).dropna().to_numpy() for mine in of_script] if complete else []
-                gains.append(groups)
-        rows.append((f"mean of {', '.join(short[env] for env in shared)}", script, shown, gains))
-    estimates = []  # none where all seeds are alike: success has few values, and nothing varies only by chance
-    for groups in (groups for *_, gains in rows for groups in gains):
-        estimate = combination(groups, [1 / len(groups)] * len(groups)) if groups else None
-        estimates.append(estimate if estimate and estimate.high - estimate.low > 1e-9 else None)
-    adjusted = iter(holm([estimate.p for estimate in estimates if estimate]))
-    cells = []
-    for estimate in estimates:
-        bold = "**" if estimate and next(adjusted) < 0.05 else ""
-        cells.append(f"{bold}{estimate.text('+.2f')}{bold}" if estimate else "\u2013")
-    count = sum(estimate is not None for estimate in estimates)
-    print(
-        "Success by seed, differences within seeds with their 95 % intervals; bold: differs from 0 at 5 % after Holm's"
-    )
-    print(f"correction over these {count}\n")
-    heads = ["task", "method", "before", "after", "on the data alone", "after - before", "after - alone"]
-    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
-    for (task, script, shown, _), gain, worth in zip(rows, cells[::2], cells[1::2], strict=True):
-        print(f"| {' | '.join([task, label(script), *shown, gain, worth])} |")
-    print()
-
+    online_table(found, scripts, short)
     columns = min(len(envs), 4)
     fig, axes = grid(-(-len(envs) // columns), columns, sharey=True, sharex=True)
     for i, ax in enumerate(axes.flat):
@@ -1024,11 +1030,8 @@ def online(args: Args, data: pd.DataFrame):
     axes[0, 0].set_yticks(range(len(scripts)), map(label, scripts))
     axes[0, 0].set_ylim(len(scripts) - 0.5, -0.6)
     counts = [len(mine["after"]) for mine in found.values()]
-    seeds = (
-        f"{min(counts)}\u2013{max(counts)} seeds"
-        if min(counts) < max(counts)
-        else f"{counts[0]} seed{'s' * (counts[0] > 1)}"
-    )
+    few, most = min(counts), max(counts)
+    seeds = f"{few}\u2013{most} seeds" if few < most else f"{few} seed{'s' * (few > 1)}"
     remark = f"Success rate, mean over {seeds}; small: each seed. Ring: before the online phase; disc: after it"
     if any("alone" in mine for mine in found.values()):
         remark += "; cross: after as many updates on the dataset alone"

@@ -292,7 +292,7 @@ END
                 sweep "$folder/sac_flow_g.py $folder/sac_flow_naive.py" "$task" "${imitate[@]}" --hidden-dim 256 </dev/null
                 sweep "$folder/sac_flow_t.py" "$task" "${imitate[@]}" </dev/null
                 sweep "$folder/qc_fql.py" "$task" --policy-hidden-dim 256 </dev/null
-                # What experience is worth: the same updates on the dataset alone.
+                # What experience is worth: as many updates on the dataset alone.
                 sweep "runs/forks/sac_flow_g_no_experience.py" "$task" "${imitate[@]}" --hidden-dim 256 \
                     --exp-name o2o_sac_flow_g-no_experience </dev/null
                 sweep "runs/forks/qc_fql_no_experience.py" "$task" --policy-hidden-dim 256 \

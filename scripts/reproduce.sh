@@ -232,9 +232,13 @@ END
             sweep $name.py Humanoid-v4 --renorm-warmup 100000 --exp-name $name-corrected
         done
         sweep sac_gaussian.py Humanoid-v4 --target-entropy -32.6 --exp-name sac_gaussian-entropy_-32.6
-        draw "" curves --returns both --unfinished
-        draw "" table --returns both
-        draw "not script.str.contains('-')" gradients
+        flags=(--size small --compile --total-timesteps 60000)
+        sweep "$flows" Humanoid-v4 --sampling-steps 10
+        draw "sampling_steps != 10" curves --returns both --unfinished
+        draw "sampling_steps != 10" table --returns both
+        draw "not script.str.contains('-') and sampling_steps == 4" gradients
+        prefix=humanoid_steps_
+        draw "not script.str.contains('-') and step <= 60000" gradients --by sampling_steps
         flags=("${usual[@]}")
         ;;
     ablations)
@@ -256,6 +260,7 @@ drift flow_g,flow_t HalfCheetah-v4 --drift-correction
 no_log_std flow_g,flow_t HalfCheetah-v4
 alpha_0.2 flow_g,flow_t HalfCheetah-v4 --alpha 0.2
 entropy_-d flow_g,flow_t HalfCheetah-v4 --target-entropy -6
+entropy_-8.5 gaussian HalfCheetah-v4 --target-entropy -8.5
 no_normalize_obs gaussian,flow_g,flow_t HalfCheetah-v4,Hopper-v4 --no-normalize-obs
 renorm gaussian,flow_g,flow_t HalfCheetah-v4,Hopper-v4
 post_norm flow_t HalfCheetah-v4

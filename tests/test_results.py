@@ -723,7 +723,7 @@ def test_a_gaussian_with_the_target_of_one_step():
 def test_late_evaluations_on_can():
     """The decisions log's table, and what it and the README of offline to online say of it."""
     pd = pytest.importorskip("pandas")
-    runs = pd.read_csv(ROOT / "results" / "swing.csv")
+    runs = pd.read_csv(ROOT / "results" / "swing.csv").query("env_id == 'can'")
     log = (ROOT / "results" / "DECISIONS.md").read_text()
     constant, swings = runs[runs.rate == "constant"], {}
     for (script, weights), rows in constant.groupby(["script", "weights"]):
@@ -739,3 +739,24 @@ def test_late_evaluations_on_can():
     decays = runs[runs.rate == "decays to 0"]
     assert (decays.success == 1).all() and set(decays.seed) == {1} and set(decays.script) == {"sac_flow_g"}
     assert ".98 or more at each of three instants" in (ROOT / "offline_to_online" / "README.md").read_text()
+
+
+def test_late_evaluations_on_cube_single():
+    """The same for cube-single: the rows, and by how much the evaluations of one seed differ."""
+    pd = pytest.importorskip("pandas")
+    runs = pd.read_csv(ROOT / "results" / "swing.csv").query("env_id != 'can'")
+    log = (ROOT / "results" / "DECISIONS.md").read_text()
+    ranges = {}
+    for (script, weights), rows in runs.groupby(["script", "weights"]):
+        name = {"sac_flow_g": "Flow-G", "sac_flow_t": "Flow-T"}[script] + ", average" * (weights == "average")
+        seeds = [seed.success for _, seed in rows.groupby("seed")]
+        cells = [", ".join(f"{value:.2f}".removeprefix("0") for value in seed) for seed in seeds]
+        assert len(rows) == 9 and f"| {name} | {' | '.join(cells)} |" in log
+        ranges[name] = [round(seed.max() - seed.min(), 2) for seed in seeds]
+    assert max(ranges["Flow-G"]) == max(ranges["Flow-T, average"]) == 0.08
+    assert sorted(ranges["Flow-T"])[1:] == [0.16, 0.16]
+    last = runs.query("weights == 'last' and step == 20000").groupby("script").success
+    ends = {script: sorted(f"{value:.2f}".removeprefix("0") for value in values) for script, values in last}
+    page = " ".join((ROOT / "offline_to_online" / "README.md").read_text().split())
+    for script, text in (("sac_flow_g", "of Flow-G end at {}, {} and {}"), ("sac_flow_t", "Flow-T's at {}, {} and {}")):
+        assert text.format(*ends[script]) in page

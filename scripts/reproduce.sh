@@ -16,7 +16,7 @@
 #   ablations      one change at a time, on HalfCheetah-v4: drift, density, temperature, normalisation, critic; the
 #                  normalisation and Flow-T's bound of sigma on Hopper-v4 too, Flow-G's depth there and on Walker2d-v4;
 #                  a forest plot of these and of every other difference between the four scripts
-#   humanoid       Humanoid-v4 over 250k steps, with --small alone
+#   humanoid       Humanoid-v4 over 250k steps, and the flows with K = 10 over 60k; with --small alone
 #   offline-to-online   success rates on manipulation tasks, from data made here (--small) or the official files
 #
 #   --small           critics 256 wide, batches of 256, 100k steps, 5k of them random, 3 seeds; else 1M steps, 5 seeds

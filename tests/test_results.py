@@ -709,7 +709,7 @@ def test_ten_steps_on_humanoid(drawn):
     shown = text.format(*returns, usual["sac_flow_g"], usual["sac_flow_t"])
     assert f"training returns of {shown}" in " ".join(log.split())
     sigma = runs[runs["script"] == "sac_flow_naive"].filter(regex="std_step")
-    assert sigma.max().max() < 5.5 < 7.38
+    assert sigma.max().max() < 5.5  # its bound is e^2
 
 
 def test_a_gaussian_with_the_target_of_one_step():
@@ -726,18 +726,24 @@ def test_a_gaussian_with_the_target_of_one_step():
     assert len(ends) == 3 and shown in log
 
 
-def test_late_evaluations_on_can():
-    """The decisions log's table, and what it and the README of offline to online say of it."""
-    pd = pytest.importorskip("pandas")
-    runs = pd.read_csv(ROOT / "results" / "swing.csv").query("env_id == 'can'")
-    log = (ROOT / "results" / "DECISIONS.md").read_text()
-    constant, swings = runs[runs.rate == "constant"], {}
-    for (script, weights), rows in constant.groupby(["script", "weights"]):
+def late_ranges(runs, log):
+    """Largest - smallest late evaluation of each seed, by policy; each policy's row is in the log."""
+    ranges = {}
+    for (script, weights), rows in runs.groupby(["script", "weights"]):
         name = {"sac_flow_g": "Flow-G", "sac_flow_t": "Flow-T"}[script] + ", average" * (weights == "average")
         seeds = [seed.success for _, seed in rows.groupby("seed")]
         cells = [", ".join(f"{value:.2f}".removeprefix("0") for value in seed) for seed in seeds]
         assert len(rows) == 9 and f"| {name} | {' | '.join(cells)} |" in log
-        swings[name] = [round(seed.max() - seed.min(), 2) for seed in seeds]
+        ranges[name] = [round(seed.max() - seed.min(), 2) for seed in seeds]
+    return ranges
+
+
+def test_late_evaluations_on_can():
+    """The decisions log's table, and what it and the README of offline to online say of it."""
+    pd = pytest.importorskip("pandas")
+    runs = pd.read_csv(ROOT / "results" / "swing.csv").query("env_id == 'can'")
+    constant = runs[runs.rate == "constant"]
+    swings = late_ranges(constant, (ROOT / "results" / "DECISIONS.md").read_text())
     assert max(swings["Flow-G"]) < 0.1 and swings["Flow-T"][0] == 0.1
     rising = constant[(constant.script == "sac_flow_t") & (constant.weights == "last") & (constant.seed > 1)]
     assert all(seed.success.is_monotonic_increasing for _, seed in rising.groupby("seed"))
@@ -751,14 +757,7 @@ def test_late_evaluations_on_cube_single():
     """The same for cube-single: the rows, and by how much the evaluations of one seed differ."""
     pd = pytest.importorskip("pandas")
     runs = pd.read_csv(ROOT / "results" / "swing.csv").query("env_id != 'can'")
-    log = (ROOT / "results" / "DECISIONS.md").read_text()
-    ranges = {}
-    for (script, weights), rows in runs.groupby(["script", "weights"]):
-        name = {"sac_flow_g": "Flow-G", "sac_flow_t": "Flow-T"}[script] + ", average" * (weights == "average")
-        seeds = [seed.success for _, seed in rows.groupby("seed")]
-        cells = [", ".join(f"{value:.2f}".removeprefix("0") for value in seed) for seed in seeds]
-        assert len(rows) == 9 and f"| {name} | {' | '.join(cells)} |" in log
-        ranges[name] = [round(seed.max() - seed.min(), 2) for seed in seeds]
+    ranges = late_ranges(runs, (ROOT / "results" / "DECISIONS.md").read_text())
     assert max(ranges["Flow-G"]) == max(ranges["Flow-T, average"]) == 0.08
     assert sorted(ranges["Flow-T"])[1:] == [0.16, 0.16]
     last = runs.query("weights == 'last' and step == 20000").groupby("script").success

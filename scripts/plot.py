@@ -610,7 +610,7 @@ def gradients(args: Args, data: pd.DataFrame):
             print(f"| {env} | {line} | {' | '.join(cells)} |")
         profile.set_title(f"{env}, second half")
         profile.xaxis.set_major_locator(MaxNLocator(integer=True))
-        profile.legend(fontsize=7, frameon=False)
+        profile.legend(fontsize=7, frameon=True, framealpha=0.85, edgecolor="none")  # where it meets a line
         row[0].set_yscale("log")
         row[0].set_ylabel("gradient norm at $A_k$")
     for ax in axes[-1, :-1]:

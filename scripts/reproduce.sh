@@ -17,6 +17,7 @@
 #                  normalisation and Flow-T's bound of sigma on Hopper-v4 too, Flow-G's depth there and on Walker2d-v4;
 #                  a forest plot of these and of every other difference between the four scripts
 #   humanoid       Humanoid-v4 over 250k steps, and the flows with K = 10 over 60k; with --small alone
+#   ant            Ant-v4 over 100k steps, Flow-T and the Gaussian; with --small alone
 #   offline-to-online   success rates on manipulation tasks, from data made here (--small) or the official files
 #
 #   --small           critics 256 wide, batches of 256, 100k steps, 5k of them random, 3 seeds; else 1M steps, 5 seeds
@@ -43,7 +44,7 @@ entries=() size=full seeds="" envs="" figures_only=0 dry_run=0 python="" machine
 [ -x .venv/bin/python ] && python=.venv/bin/python
 while [ $# -gt 0 ]; do
     case $1 in
-    from-scratch | gradients | steps | speed | baselines | baselines-search | ablations | humanoid | offline-to-online) entries+=("$1") ;;
+    from-scratch | gradients | steps | speed | baselines | baselines-search | ablations | humanoid | ant | offline-to-online) entries+=("$1") ;;
     --small) size=small ;;
     --figures-only) figures_only=1 ;;
     --dry-run) dry_run=1 ;;
@@ -67,10 +68,10 @@ while [ $# -gt 0 ]; do
 done
 for entry in ${envs:+${entries[@]+"${entries[@]}"}}; do # their flags are of their own tasks
     case $entry-$size in
-    ablations-* | baselines-search-* | humanoid-* | offline-to-online-small) die "--env-ids: not for $entry, whose tasks are fixed" ;;
+    ablations-* | baselines-search-* | humanoid-* | ant-* | offline-to-online-small) die "--env-ids: not for $entry, whose tasks are fixed" ;;
     esac
 done
-[ ${#entries[@]} -gt 0 ] || die "name a figure: from-scratch, gradients, steps, speed, baselines, baselines-search, ablations, humanoid or offline-to-online"
+[ ${#entries[@]} -gt 0 ] || die "name a figure: from-scratch, gradients, steps, speed, baselines, baselines-search, ablations, humanoid, ant or offline-to-online"
 python=${python:-python3}
 case $python in /*) ;; */*) [ -x "$python" ] || python=$from/$python ;; esac
 
@@ -240,6 +241,12 @@ END
         prefix=humanoid_steps_
         draw "not script.str.contains('-') and step <= 60000" gradients --by sampling_steps
         flags=("${usual[@]}")
+        ;;
+    ant)
+        [ $size = small ] || die "ant: add --small; at full size it is among from-scratch"
+        store=ant prefix=ant_
+        sweep "sac_gaussian.py sac_flow_t.py" Ant-v4
+        draw "" curves table --returns both
         ;;
     ablations)
         task=HalfCheetah-v4

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 ENTRIES = ["from-scratch", "gradients", "steps", "speed", "baselines", "baselines-search"]
-ENTRIES += ["ablations", "humanoid", "offline-to-online"]
+ENTRIES += ["ablations", "humanoid", "ant", "offline-to-online"]
 CUBE = "cube-single-play-singletask-task1-v0"
 SCRIPTS = {"Gaussian": "sac_gaussian", "naive flow": "sac_flow_naive", "Flow-G": "sac_flow_g", "Flow-T": "sac_flow_t"}
 

@@ -256,7 +256,8 @@ def test_reproduce_names_every_command(tmp_path):
     subprocess.run([sys.executable, ROOT / "scripts" / "forks.py", "--out", tmp_path], check=True)
     figures = ["from-scratch", "gradients", "steps", "speed", "baselines", "ablations", "offline-to-online"]
     call = ["bash", str(ROOT / "scripts" / "reproduce.sh"), *figures, "--dry-run"]
-    small = (["baselines-search", "humanoid", "--small"], "--total-timesteps 100000", 16 + 9 + 34 + 21 + 29 + 13)
+    names, count = ["baselines-search", "humanoid", "ant", "--small"], 16 + 9 + 34 + 21 + 29 + 13 + 3
+    small = (names, "--total-timesteps 100000", count)
     for words, most, count in (([], "--seeds 5", 16 + 9 + 27 + 3), small):
         result = subprocess.run([*call, *words], cwd=tmp_path, capture_output=True, text=True)
         lines = [line for line in result.stdout.splitlines() if "make_dataset.py" not in line]  # data may be there
@@ -271,6 +272,7 @@ def test_reproduce_names_every_command(tmp_path):
     for words in (
         ["figure-6"],
         ["humanoid"],
+        ["ant"],
         ["ablations", "--env-ids", "Ant-v4"],
         ["offline-to-online", "--small", "--env-ids", "can"],
     ):

@@ -593,7 +593,8 @@ def gradients(args: Args, data: pd.DataFrame):
                 if mine[tag].notna().any():
                     curve(ax, by_seed(mine, tag), look[k])
             steps_axis(ax, data)
-            ax.set_title(f"{line}, {env}" + (f" ({seeds_text(mine)})" if len(mine) else ""))
+            seeds = f"({seeds_text(mine)})" if len(mine) else ""
+            ax.set_title(f"{line}, {env}" + ("\n" if len(line + env) > 24 else " ") + seeds)
         for line, (colour, marker, dashes) in styles(lines).items():
             mine = data[(data.line == line) & (data.env == env)]
             if mine.empty:
@@ -610,7 +611,7 @@ def gradients(args: Args, data: pd.DataFrame):
             print(f"| {env} | {line} | {' | '.join(cells)} |")
         profile.set_title(f"{env}, second half")
         profile.xaxis.set_major_locator(MaxNLocator(integer=True))
-        profile.legend(fontsize=7, frameon=True, framealpha=0.85, edgecolor="none")  # where it meets a line
+        profile.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))  # within it hides points
         row[0].set_yscale("log")
         row[0].set_ylabel("gradient norm at $A_k$")
     for ax in axes[-1, :-1]:

@@ -235,9 +235,9 @@ END
         sweep sac_gaussian.py Humanoid-v4 --target-entropy -32.6 --exp-name sac_gaussian-entropy_-32.6
         flags=(--size small --compile --total-timesteps 60000)
         sweep "$flows" Humanoid-v4 --sampling-steps 10
-        draw "sampling_steps != 10" curves --returns both --unfinished
-        draw "sampling_steps != 10" table --returns both
-        draw "not script.str.contains('-') and sampling_steps == 4" gradients
+        draw "total_timesteps == 250000" curves --returns both --unfinished
+        draw "total_timesteps == 250000" table --returns both
+        draw "not script.str.contains('-') and sampling_steps == 4 and total_timesteps == 250000" gradients
         prefix=humanoid_steps_
         draw "not script.str.contains('-') and step <= 60000" gradients --by sampling_steps
         flags=("${usual[@]}")
@@ -247,6 +247,7 @@ END
         store=ant prefix=ant_
         sweep "sac_gaussian.py sac_flow_t.py" Ant-v4
         draw "" curves table --returns both
+        draw "sampling_steps == 4" gradients
         ;;
     ablations)
         task=HalfCheetah-v4

@@ -580,7 +580,7 @@ def test_humanoid_in_the_decisions_log():
             cells.append(f"{returns.mean():.0f} [{returns.min():.0f}, {returns.max():.0f}]")
         assert f"| {name} | {' | '.join(cells)} |" in log, cells
     names["Flow-G"] = "sac_flow_g"
-    policies = pd.read_csv(ROOT / "results" / "policies.csv")
+    policies = pd.read_csv(ROOT / "results" / "policies.csv").query("env == 'Humanoid-v4'")
     shown = (
         "Flow-T, corrected",
         "Gaussian, corrected",
@@ -594,6 +594,27 @@ def test_humanoid_in_the_decisions_log():
         assert (row["script"], row["episodes"]) == (f"{names[name.partition(',')[0]]}.py", 20)
         step = f"{row['step']:,}".replace(",", " ")
         assert f"| {name} | {step} | {row['mean']:.0f} ± {row['std']:.0f} |" in log
+
+
+def test_ant_in_the_decisions_log(drawn):
+    """Evaluations, training returns between them, gradient norms and policies."""
+    pd = pytest.importorskip("pandas")
+    log = (ROOT / "results" / "DECISIONS.md").read_text().partition("\n## Ant-v4\n")[2].partition("\n## ")[0]
+    runs = pd.read_csv(ROOT / "results" / "ant.csv", low_memory=False)
+    policies = pd.read_csv(ROOT / "results" / "policies.csv").query("env == 'Ant-v4'")
+    assert set(policies["script"]) == {f"{script}.py" for script in runs["script"]}
+    for name in ("Gaussian", "Flow-T"):
+        rows = runs[runs["script"] == SCRIPTS[name]].set_index("step")
+        ends = range(20_000, 100_001, 20_000)
+        evaluations = [f"{rows.loc[step, 'eval_return']:.0f}" for step in ends]
+        training = [f"{rows.loc[step - 10_000 : step, 'train_return'].mean():.0f}" for step in ends]
+        for cells in (evaluations, training):
+            assert f"\n| {name} | {' | '.join(cells)} |\n" in log, cells
+        row = policies[policies["script"] == f"{SCRIPTS[name]}.py"].iloc[0]
+        assert row["episodes"] == 20 and f"\n| {name} | 100 000 | {row['mean']:.0f} ± {row['std']:.0f} |\n" in log
+    (norms,) = re.findall(r"^\| Ant-v4 \| Flow-T \|.*\|$", drawn[1], re.MULTILINE)
+    first, last = (float(norms.split(" | ")[k]) for k in (2, 6))
+    assert f"\n{norms}\n" in log and f"fall by {last / first:.0f} times towards A_0" in log
 
 
 def test_contacts_in_the_decisions_log():
@@ -693,20 +714,24 @@ def test_ten_steps_on_humanoid(drawn):
     """In the decisions log: the printed table of gradient norms, by how much they fall, returns and naive's sigma."""
     pd = pytest.importorskip("pandas")
     log = (ROOT / "results" / "DECISIONS.md").read_text()
-    table = drawn[1][drawn[1].index("| Humanoid-v4 | Naive flow, K = 10") :].split("\n\n")[0].splitlines()[:5]
+    table = drawn[1][drawn[1].index("| Humanoid-v4 | Naive flow, K = 4") :].split("\n\n")[0].splitlines()[:6]
     assert all(f"\n{row}\n" in log for row in table)
     runs = pd.read_csv(ROOT / "results" / "humanoid.csv", low_memory=False).query("step <= 60000")
-    falls, returns = [], []
+    falls, falls_of_four, returns = [], [], []
     for script in ("sac_flow_naive", "sac_flow_g", "sac_flow_t"):
         ten = runs[(runs["script"] == script) & (runs["sampling_steps"] == 10)]
         norms = ten[ten["step"] > 30_000][[f"gradients/step_{k}" for k in range(11)]].mean()
         assert norms.is_monotonic_increasing
         falls.append(f"{norms.iloc[-1] / norms.iloc[0]:.0f}")
+        four = runs[(runs["script"] == script) & (runs["sampling_steps"] == 4) & (runs["step"] > 30_000)]
+        four = four.groupby("seed")[["gradients/step_0", "gradients/step_4"]].mean().mean()
+        falls_of_four.append(f"{four.iloc[1] / four.iloc[0]:.0f}")
         returns.append(ten["train_return"].iloc[-1])
     assert "naive's norms fall by {} times, Flow-G's by {}, Flow-T's by {}".format(*falls) in log
+    assert "There the norms fall by {}, {} and {} times".format(*falls_of_four) in log
     usual = runs[(runs["sampling_steps"] == 4) & (runs["step"] == 60_000)].groupby("script")["train_return"].mean()
-    text = "{:.0f}, {:.0f} and {:.0f}, beside Flow-G's {:.0f} and Flow-T's {:.0f}"
-    shown = text.format(*returns, usual["sac_flow_g"], usual["sac_flow_t"])
+    text = "{:.0f}, {:.0f} and {:.0f}, beside {:.0f}, {:.0f} and {:.0f} with K = 4"
+    shown = text.format(*returns, *(usual[f"sac_flow_{name}"] for name in ("naive", "g", "t")))
     assert f"training returns of {shown}" in " ".join(log.split())
     sigma = runs[runs["script"] == "sac_flow_naive"].filter(regex="std_step")
     assert sigma.max().max() < 5.5  # its bound is e^2

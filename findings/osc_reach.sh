@@ -3,7 +3,7 @@
 # Versions: robosuite 1.5.2, mujoco 3.8.1
 # Behaviour: OSC_POSE scales a delta action to output_max, .05 m, from where the hand is at that step. The controller closes only part of
 #   it in a step of 1/20 s, and the next step starts anew from there. The share is the same for small actions, so a path of waypoints
-#   divided by .05 comes out four times too short. At rest it takes six steps to full speed; after the last action the hand goes on for
+#   divided by .05 comes out four times too short. From rest it takes six steps to full speed; after the last action the hand goes on for
 #   one to two more centimetres.
 # Seen 2026-11-29 (Lift, cm per step along x, y and z):
 #   action 1.0: asked 5.00; step 1 0.55 0.51 0.45; step 12 1.26 1.29 1.27; the six steps after 1.68 1.79 1.10

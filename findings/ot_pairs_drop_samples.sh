@@ -15,29 +15,22 @@ python3.11 -m venv "$dir/venv"
 "$dir/venv/bin/pip" install -q torch==2.13.0 numpy==2.4.6 scipy==1.17.1 pot==0.9.7.post1
 "$dir/venv/bin/pip" install -q --no-deps torchcfm==1.0.7
 cat >"$dir/pairs.py" <<'EOF'
-import importlib.util
 import sys
+import types
 
 import numpy as np
 import torch
 
-# The two modules alone: the package's others need torchdyn and torchvision.
-folder = f"{sys.prefix}/lib/python3.11/site-packages/torchcfm"
-for name in ("optimal_transport", "conditional_flow_matching"):
-    where = f"{folder}/{name}.py"
-    spec = importlib.util.spec_from_file_location(f"torchcfm.{name}", where, submodule_search_locations=None)
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    if "torchcfm" not in sys.modules:
-        sys.modules["torchcfm"] = type(sys)("torchcfm")
-        sys.modules["torchcfm"].__path__ = [folder]
-    spec.loader.exec_module(module)
-transport, matching = sys.modules["torchcfm.optimal_transport"], sys.modules["torchcfm.conditional_flow_matching"]
+# A package of the two modules alone: its own __init__ needs torchdyn and torchvision.
+package = sys.modules["torchcfm"] = types.ModuleType("torchcfm")
+package.__path__ = [f"{sys.prefix}/lib/python3.11/site-packages/torchcfm"]
+from torchcfm import conditional_flow_matching, optimal_transport  # noqa: E402
 
 torch.manual_seed(0)
 np.random.seed(0)
 n = 256
 noise, data = torch.randn(n, 3), torch.randn(n, 3)
-sampler = transport.OTPlanSampler(method="exact")
+sampler = optimal_transport.OTPlanSampler(method="exact")
 plan = sampler.get_map(noise, data)
 assert ((plan > 0).sum(0) == 1).all() and ((plan > 0).sum(1) == 1).all()
 print(f"plan: {(plan > 0).sum()} pairs in a permutation")
@@ -48,7 +41,7 @@ def number(chosen):
     return torch.cdist(chosen, data).argmin(1)
 
 
-matcher = matching.ExactOptimalTransportConditionalFlowMatcher(sigma=0.0)
+matcher = conditional_flow_matching.ExactOptimalTransportConditionalFlowMatcher(sigma=0.0)
 t, x_t, velocity = matcher.sample_location_and_conditional_flow(noise, data)
 _, times = number(x_t + (1 - t[:, None]) * velocity).unique(return_counts=True)
 print(f"sample_location_and_conditional_flow: {len(times)} of {n} data, one up to {times.max()} times")

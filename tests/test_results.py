@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 
+import gymnasium as gym
+import numpy as np
 import pytest
 from conftest import ROOT
 
@@ -597,7 +599,7 @@ def test_humanoid_in_the_decisions_log():
 
 
 def test_ant_in_the_decisions_log(drawn):
-    """Evaluations, training returns between them, gradient norms and policies."""
+    """Evaluations, training returns between them, gradient norms, policies, and what standing still returns."""
     pd = pytest.importorskip("pandas")
     log = (ROOT / "results" / "DECISIONS.md").read_text().partition("\n## Ant-v4\n")[2].partition("\n## ")[0]
     runs = pd.read_csv(ROOT / "results" / "ant.csv", low_memory=False)
@@ -615,6 +617,10 @@ def test_ant_in_the_decisions_log(drawn):
     (norms,) = re.findall(r"^\| Ant-v4 \| Flow-T \|.*\|$", drawn[1], re.MULTILINE)
     first, last = (float(norms.split(" | ")[k]) for k in (2, 6))
     assert f"\n{norms}\n" in log and f"fall by {last / first:.0f} times towards A_0" in log
+    env = gym.make("Ant-v4")
+    env.reset(seed=0)
+    still = sum(env.step(np.zeros(8, np.float32))[1] for _ in range(1000))
+    assert abs(still - 1000) < 10 and "of zero actions returns about 1000" in log
 
 
 def test_contacts_in_the_decisions_log():

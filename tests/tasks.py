@@ -163,6 +163,36 @@ class NoRenderMode(Plain):
         super().__init__()
 
 
+class Reach(gym.Env):
+    """The place (2,) moves by the action before this one, so that the reward, minus the distance to 0, comes a step
+    after the action that earns it: what a critic without bootstrapping cannot learn. 16 steps."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (4,))
+    action_space = gym.spaces.Box(-1, 1, (2,))
+    reach = 0.25  # by how much an action of 1 moves
+
+    def __init__(self, render_mode=None):
+        super().__init__()
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place, self.pending = self.np_random.uniform(-1, 1, 2), np.zeros(2)
+        return self._obs(), {}
+
+    def step(self, action):
+        self.place = np.clip(self.place + self.reach * self.pending, -1, 1)
+        self.pending = np.array(action)
+        return self._obs(), -float(np.abs(self.place).sum()), False, False, {}
+
+    def _obs(self):
+        return np.concatenate([self.place, self.pending]).astype(np.float32)
+
+    @classmethod
+    def best(cls, obs):
+        """The action that goes where the pending one leaves off, straight to 0: nothing returns more."""
+        return np.clip(-(obs[:2] / cls.reach + obs[2:]), -1, 1)
+
+
 def filtered(render_mode=None):
     return gym.wrappers.FilterObservation(Goal(), ["observation"])
 
@@ -174,5 +204,6 @@ def limited(render_mode=None):
 gym.register("Filtered-v0", filtered)
 gym.register("Marathon-v0", Endless, max_episode_steps=10_000)
 gym.register("Limited-v0", limited)
+gym.register("Reach-v0", Reach, max_episode_steps=16)
 for task in (Plain, *Plain.__subclasses__(), FloatReset, CastReset):
     gym.register(f"{task.__name__}-v0", task)

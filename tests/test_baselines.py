@@ -856,22 +856,24 @@ def test_export_and_plot_take_their_runs(tmp_path):
 
 # Learning.
 
-SMALL = {"eval_frequency": 1000, "eval_episodes": 5, "checkpoint_frequency": 0, "compile": False, "device": "cpu"}
-SMALL_OFF_POLICY = {"learning_starts": 1000, "batch_size": 128, "hidden_dim": 64, "critic_hidden_dim": 64}
-SMALL_OFF_POLICY |= {"policy_lr": 1e-3, "q_lr": 1e-3, "buffer_size": 10_000}
-SMALL_DIME = {"total_timesteps": 4000, "batch_size": 64, "sampling_steps": 4, "alpha": 0.01}
-LEARNING = {  # flags, and the return that the best evaluation must reach; at the start it is below 20
-    "ppo": ({"total_timesteps": 12_288, "num_steps": 512, "num_minibatches": 8, "policy_lr": 1e-3}, 900),
-    # Of the seeds 1 to 8 all pass 200 within 8000 steps, two of them not 300.
-    "qsm": (SMALL_OFF_POLICY | {"total_timesteps": 8000, "tau": 0.05}, 150),
-    "dime": (SMALL_OFF_POLICY | SMALL_DIME | {"updates_per_step": 1, "policy_frequency": 1}, 500),
-    "flowrl": (SMALL_OFF_POLICY | {"total_timesteps": 9000}, 300),
+SMALL = {"env_id": "tasks:Reach-v0", "eval_episodes": 20, "checkpoint_frequency": 0, "compile": False, "device": "cpu"}
+SMALL |= {"gamma": 0.9, "policy_lr": 1e-3}
+SMALL_OFF_POLICY = {"total_timesteps": 2000, "eval_frequency": 400, "learning_starts": 400, "batch_size": 64}
+SMALL_OFF_POLICY |= {"hidden_dim": 64, "critic_hidden_dim": 64, "q_lr": 1e-3, "buffer_size": 4000}
+SMALL_DIME = {"sampling_steps": 4, "alpha": 0.01, "updates_per_step": 1, "policy_frequency": 1}
+# Flags, and the return that the best evaluation must reach: -16.1 is that of standing still, -1.9 the largest.
+LEARNING = {
+    "ppo": ({"total_timesteps": 4096, "eval_frequency": 512, "num_steps": 512, "num_minibatches": 8}, -8),
+    "qsm": (SMALL_OFF_POLICY | {"tau": 0.05}, -11),
+    "dime": (SMALL_OFF_POLICY | SMALL_DIME, -11),
+    "flowrl": (SMALL_OFF_POLICY, -8),
 }
 
 
-def test_learns_inverted_pendulum(name, tmp_path):
+def test_learns(name, tmp_path):
+    """Reach-v0 of tasks.py, as the four scripts do."""
     module = importlib.import_module(name)
     flags, least = LEARNING[name]
-    path = module.main(module.Args(env_id="InvertedPendulum-v4", run_dir=str(tmp_path), **(SMALL | flags)))
+    path = module.main(module.Args(run_dir=str(tmp_path), **(SMALL | flags)))
     returns = [value for _, value in scalars(path)["eval/episodic_return"]]
-    assert max(returns) >= least and (name == "ppo" or returns[0] < 20), returns
+    assert returns[0] < -12 and max(returns) > least, returns

@@ -1,7 +1,6 @@
 """scripts/multigoal.py: the task, a training on it by its id, and the figures from its CSV files."""
 
 import csv
-import os
 import subprocess
 import sys
 
@@ -11,6 +10,8 @@ from gymnasium.utils.env_checker import check_env
 
 sys.path.append(str(ROOT / "scripts"))
 import multigoal  # noqa: E402
+
+import sac_flow_g  # noqa: E402
 
 TINY = "--env-id multigoal:MultiGoal-v0 --no-compile --device cpu --total-timesteps 200 --learning-starts 100"
 TINY += " --batch-size 16 --buffer-size 1000 --critic-hidden-dim 16 --eval-frequency 0"
@@ -37,11 +38,13 @@ def test_the_goals_are_alike():
 
 
 def test_from_training_to_picture(tmp_path):
-    env = os.environ | {"PYTHONPATH": str(ROOT / "scripts")}
-    command = [sys.executable, ROOT / "sac_flow_g.py", *TINY.split(), "--run-dir", tmp_path / "runs"]
-    subprocess.run(command, check=True, capture_output=True, env=env, timeout=300)
-    call = [sys.executable, ROOT / "scripts" / "multigoal.py", "--out", tmp_path]
-    subprocess.run([*call, tmp_path / "runs", "--episodes", "8"], check=True, timeout=300)
+    def measure(root, episodes):
+        multigoal.measure(multigoal.Args(roots=[root], out=tmp_path, episodes=episodes))
+
+    flags = [*TINY.split(), "--run-dir", str(tmp_path / "runs")]
+    sac_flow_g.main(sac_flow_g.read_args(flags))
+    measure(tmp_path / "runs", 8)
+    multigoal.draw(multigoal.Args(out=tmp_path))
     with open(tmp_path / "multigoal.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["noise"] for row in rows] == ["1", "0"]
@@ -50,14 +53,14 @@ def test_from_training_to_picture(tmp_path):
     picture = tmp_path / "figures" / "multigoal.svg"
     before = picture.read_bytes()
     picture.unlink()
+    call = [sys.executable, ROOT / "scripts" / "multigoal.py", "--out", tmp_path]
     subprocess.run([*call, "--figures-only"], check=True, timeout=300)
     assert picture.read_bytes() == before
     # A second temperature joins the tables, and measuring the first again replaces its rows.
-    command += ["--alpha", "0.2", "--no-autotune"]
-    subprocess.run(command, check=True, capture_output=True, env=env, timeout=300)
+    sac_flow_g.main(sac_flow_g.read_args([*flags, "--alpha", "0.2", "--no-autotune"]))
     held = next(path for path in (tmp_path / "runs").iterdir() if path.name != rows[0]["run"])
-    subprocess.run([*call, held, "--episodes", "8"], check=True, timeout=300)
-    subprocess.run([*call, tmp_path / "runs" / rows[0]["run"], "--episodes", "4"], check=True, timeout=300)
+    measure(held, 8)
+    measure(tmp_path / "runs" / rows[0]["run"], 4)
     with open(tmp_path / "multigoal.csv", newline="") as file:
         assert [(row["run"], row["noise"]) for row in csv.DictReader(file)] == [
             (rows[0]["run"], "1"),

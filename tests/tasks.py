@@ -203,6 +203,7 @@ def limited(render_mode=None):
 
 gym.register("Filtered-v0", filtered)
 gym.register("Marathon-v0", Endless, max_episode_steps=10_000)
+gym.register("Lasting-v0", Endless, max_episode_steps=2000)
 gym.register("Limited-v0", limited)
 gym.register("Reach-v0", Reach, max_episode_steps=16)
 for task in (Plain, *Plain.__subclasses__(), FloatReset, CastReset):

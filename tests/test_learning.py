@@ -11,7 +11,7 @@ from conftest import FLOWS, SCRIPTS, scalars
 
 SETTING = {"env_id": "Reach-v0", "total_timesteps": 2000, "learning_starts": 400, "buffer_size": 2000, "gamma": 0.9}
 SETTING |= {"batch_size": 64, "critic_hidden_dim": 64, "policy_lr": 1e-3, "policy_frequency": 1, "device": "cpu"}
-SETTING |= {"eval_frequency": 500, "eval_episodes": 20, "log_frequency": 500, "compile": False}
+SETTING |= {"eval_frequency": 400, "eval_episodes": 20, "log_frequency": 400, "compile": False}
 WIDTH = dict.fromkeys(SCRIPTS, {"hidden_dim": 64}) | {"sac_flow_t": {"d_model": 32, "policy_lr": 3e-4}}
 
 

@@ -225,7 +225,7 @@ def test_a_task_made_of_another_keeps_its_name(script):
 
 def test_ctrl_c_ends_a_long_evaluation_which_the_resumed_run_repeats(tmp_path):
     lasts = tmp_path / "lasts"
-    process = call("--env-id tasks:Endless-v0 --eval-episodes 1", tmp_path / "runs", LASTS=str(lasts))
+    process = call("--env-id tasks:Lasting-v0 --eval-episodes 1", tmp_path / "runs", LASTS=str(lasts))
     while not lasts.exists():  # no training episode gets there
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)

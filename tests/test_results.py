@@ -1,6 +1,7 @@
 """What results/ and the texts show comes from the committed CSV files: figures to the byte, tables to the digit."""
 
 import csv
+import itertools
 import re
 import shutil
 import subprocess
@@ -70,6 +71,7 @@ def test_pages_are_short():
     assert len((ROOT / "README.md").read_text().split()) <= 1600
 
 
+KINDS = ("evaluation", "training")
 ESTIMATE = r"([+-][\d.]+) \[([+-][\d.]+), ([+-][\d.]+)\]"
 
 
@@ -605,15 +607,26 @@ def test_ant_in_the_decisions_log(drawn):
     runs = pd.read_csv(ROOT / "results" / "ant.csv", low_memory=False)
     policies = pd.read_csv(ROOT / "results" / "policies.csv").query("env == 'Ant-v4'")
     assert set(policies["script"]) == {f"{script}.py" for script in runs["script"]}
+    ends, training = range(20_000, 100_001, 20_000), {}
+    for name, seed in itertools.product(("Gaussian", "Flow-T"), (1, 2)):
+        rows = runs[(runs["script"] == SCRIPTS[name]) & (runs["seed"] == seed)].set_index("step")
+        training[name, seed] = [rows.loc[step - 10_000 : step, "train_return"].mean() for step in ends]
+        for values in (rows.loc[list(ends), "eval_return"], training[name, seed]):
+            cells = " | ".join(f"{value:.0f}" for value in values)
+            assert f"\n| {name}, seed {seed} | {cells} |\n" in log, cells
+    both = [[training[name, seed] for seed in (1, 2)] for name in ("Gaussian", "Flow-T")]
+    assert all(min(pair[-1] for pair in seeds) < 2000 and max(pair[-1] for pair in seeds) > 3500 for seeds in both)
+    lead = [min(pair[i] for pair in both[1]) - max(pair[i] for pair in both[0]) for i in (0, 1)]
+    assert min(lead) > 0 and f"one of them by {round(lead[1])}." in log
     for name in ("Gaussian", "Flow-T"):
-        rows = runs[runs["script"] == SCRIPTS[name]].set_index("step")
-        ends = range(20_000, 100_001, 20_000)
-        evaluations = [f"{rows.loc[step, 'eval_return']:.0f}" for step in ends]
-        training = [f"{rows.loc[step - 10_000 : step, 'train_return'].mean():.0f}" for step in ends]
-        for cells in (evaluations, training):
-            assert f"\n| {name} | {' | '.join(cells)} |\n" in log, cells
         row = policies[policies["script"] == f"{SCRIPTS[name]}.py"].iloc[0]
-        assert row["episodes"] == 20 and f"\n| {name} | 100 000 | {row['mean']:.0f} ± {row['std']:.0f} |\n" in log
+        best = max((1, 2), key=lambda seed: training[name, seed][-1])
+        assert row["seed"] == best == 2 and row["episodes"] == 20
+        assert f"\n| {name} | 100 000 | {row['mean']:.0f} ± {row['std']:.0f} |\n" in log
+    printed = drawn[1].partition("results/ant.csv")[2].partition("gradients --csv results/ant.csv")[0]
+    ends = re.findall(rf"^\| Flow-T \| {ESTIMATE} \| {ESTIMATE} \|$", printed, re.MULTILINE)
+    shown = [f"{value} [{low}, {high}] in {kind}" for (value, low, high, *_), kind in zip(ends, KINDS, strict=True)]
+    assert f"The difference at the end is {' and '.join(shown)}, Flow-T minus the Gaussian" in log
     (norms,) = re.findall(r"^\| Ant-v4 \| Flow-T \|.*\|$", drawn[1], re.MULTILINE)
     first, last = (float(norms.split(" | ")[k]) for k in (2, 6))
     assert f"\n{norms}\n" in log and f"fall by {last / first:.0f} times towards A_0" in log

@@ -19,14 +19,9 @@ event_file_writer._global_uid = event_file_writer.AtomicCounter(1000)
 torch.set_num_threads(1)  # two threads on small products only wait for each other
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """First those of Slurm, which wait for its clocks for minutes: another worker has the core meanwhile. What shares
-    a start of Slurm, or all figures drawn anew, stays in one worker."""
+    """First those of Slurm, which wait for its clocks for minutes: another worker has the core meanwhile."""
     items.sort(key=lambda item: "slurm" not in item.fixturenames)
-    for item in items:
-        for costly in {"slurm", "drawn"} & set(item.fixturenames):
-            item.add_marker(pytest.mark.xdist_group(costly))
 
 
 FLOWS = ("sac_flow_g", "sac_flow_t", "sac_flow_naive")

@@ -1,4 +1,6 @@
-"""Each script learns Reach-v0, a task of delayed rewards, in 2000 steps; compiled or with bfloat16 products too."""
+"""Each script learns Reach-v0, a task of delayed rewards, in 2000 steps; with bfloat16 products too.
+
+What --compile computes is compared in test_training.py, to the last loss and gradient."""
 
 import importlib
 
@@ -6,8 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import tasks
-import torch
-from conftest import FLOWS, SCRIPTS, scalars
+from conftest import SCRIPTS, scalars
 
 SETTING = {"env_id": "Reach-v0", "total_timesteps": 2000, "learning_starts": 400, "buffer_size": 2000, "gamma": 0.9}
 SETTING |= {"batch_size": 64, "critic_hidden_dim": 64, "policy_lr": 1e-3, "policy_frequency": 1, "device": "cpu"}
@@ -39,19 +40,10 @@ def learn(name, yardsticks, folder, **flags):
     assert way[0] < 0 and max(way[-2:]) > 0.5, way
 
 
-@pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_learns(name, seed, yardsticks, tmp_path):
-    learn(name, yardsticks, tmp_path, seed=seed)
+def test_learns(name, yardsticks, tmp_path):
+    learn(name, yardsticks, tmp_path)
 
 
-def test_learns_compiled(yardsticks, tmp_path):
-    module = pytest.importorskip("sac_flow_g")
-    if not module.has_compiler(torch.device("cpu")):
-        pytest.skip("torch.compile needs a C++ compiler on a CPU")
-    learn("sac_flow_g", yardsticks, tmp_path, compile=True)
-
-
-@pytest.mark.parametrize("name", FLOWS)
-def test_learns_with_bf16(name, yardsticks, tmp_path):
-    learn(name, yardsticks, tmp_path, bf16=True)
+def test_learns_with_bf16(yardsticks, tmp_path):
+    learn("sac_flow_g", yardsticks, tmp_path, bf16=True)

@@ -164,8 +164,8 @@ class NoRenderMode(Plain):
 
 
 class Reach(gym.Env):
-    """The place (2,) moves by the action before this one, so that the reward, minus the distance to 0, comes a step
-    after the action that earns it: what a critic without bootstrapping cannot learn. 16 steps."""
+    """The place (2,), held within 1, moves by the action before this one, so that the reward, minus the distance to 0,
+    comes a step after the action that earns it: what a critic without bootstrapping cannot learn. 16 steps."""
 
     observation_space = gym.spaces.Box(-np.inf, np.inf, (4,))
     action_space = gym.spaces.Box(-1, 1, (2,))

@@ -568,7 +568,7 @@ def replay_episode(env: gym.Env, rows: dict[str, torch.Tensor], seed: int) -> tu
 def find_dataset(args: Args) -> list[str]:
     """The files of --dataset-path, or of the official place; ends the program, with a remedy, where there are none."""
     name, end = re.sub("-singletask(-task.)?-", "-", args.env_id), ".npz"
-    official, source = f"~/.ogbench/data/{name}.npz", f"OGBench's {name}.npz and {name}-val.npz"
+    official, source = f"~/.ogbench/data/{name}.npz", f"OGBench's {name}.npz"
     if args.env_id in ROBOMIMIC:
         end, source = ".hdf5", "robomimic's multi-human low_dim_v15.hdf5"
         official = f"~/.robomimic/{name}/mh/low_dim_v15.hdf5"
@@ -577,13 +577,10 @@ def find_dataset(args: Args) -> list[str]:
     maker = os.path.relpath(maker) if os.path.exists(maker) else "offline_to_online/make_dataset.py"
     make = f"make one: {sys.executable} {maker} --env-id {args.env_id} --path data/{name}{end}"
     files = sorted(glob.glob(f"{path}/*.npz")) if os.path.isdir(path) else [path]
-    files = [file for file in files if not file.endswith("-val.npz")]
-    beside = [file.removesuffix(end) + "-val.npz" for file in files if end == ".npz"]
-    absent = [file for file in beside if not os.path.exists(file)]
+    files = [file for file in files if not file.endswith("-val.npz")]  # validation data: not read
     for fine, problem in (
         (os.path.exists(path), f"{path} is not there; download {source} to it, or {make}"),
         (files and all(file.endswith(end) for file in files), f"is no {end} data; take {source}, or {make}"),
-        (not absent, f"its validation file {', '.join(absent[:1])} is absent; download or make it"),
     ):
         require(fine, f"--dataset-path {args.dataset_path or '(none given)'}: {problem}")
     return files

@@ -82,7 +82,9 @@ def train(args: Args, rate: str, seed: int) -> Path:
     settings, text = folder / "settings", fork(args, rate)
     flags = args.flags if args.script == "sac_flow_t" else f"--hidden-dim {args.width} {args.flags}"
     told = text + repr((args.dataset_path, args.offline_steps, args.total_timesteps, flags))
-    if settings.exists() and settings.read_text() != told:
+    begun = sorted(folder.glob("*/checkpoint.pt"))
+    same = settings.read_text() == told if settings.exists() else not begun
+    if not same:
         raise SystemExit(f"error: --run-dir: {folder} is of other flags or another version; choose another folder")
     settings.write_text(told)
     script = folder / f"{args.script}.py"
@@ -91,7 +93,6 @@ def train(args: Args, rate: str, seed: int) -> Path:
         words = ["--env-id", args.env_id, "--seed", seed, "--run-dir", folder]
         words += ["--dataset-path", args.dataset_path.resolve(), "--offline-steps", args.offline_steps]
         words += ["--total-timesteps", args.total_timesteps, *flags.split()]
-        begun = sorted(folder.glob("*/checkpoint.pt"))
         if begun:
             words = ["--resume", begun[-1].parent]
         run = subprocess.Popen([sys.executable, script, *map(str, words)])

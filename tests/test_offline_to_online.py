@@ -672,12 +672,11 @@ def test_presets_are_the_papers():
 
 # Bad input.
 def changed_npz(folder, source, **changes):
-    """A copy of an OGBench file, and of its validation file, with arrays replaced, or dropped for None."""
+    """A copy of an OGBench file, without its validation file, with arrays replaced, or dropped for None."""
     with np.load(source) as arrays:
         made = dict(arrays)
     made |= {key: change(made[key]) if callable(change) else change for key, change in changes.items()}
     np.savez(folder / "changed.npz", **{key: value for key, value in made.items() if value is not None})
-    shutil.copy(source.replace(".npz", "-val.npz"), folder / "changed-val.npz")
     return str(folder / "changed.npz")
 
 
@@ -746,12 +745,12 @@ def narrow(file):
 
 
 def shards(data, folder, **changes):
-    """A folder of two shards, the second of them changed."""
+    """A folder of two shards, the second of them changed, and of a validation file, which is none."""
     path = changed_npz(folder, data[CUBE], **changes)
     os.makedirs(folder / "shards")
     for end in (".npz", "-val.npz"):
         shutil.copy(data[CUBE].replace(".npz", end), folder / "shards" / f"0{end}")
-        shutil.move(path.replace(".npz", end), folder / "shards" / f"1{end}")
+    shutil.move(path, folder / "shards" / "1.npz")
     return str(folder / "shards")
 
 
@@ -764,12 +763,6 @@ def damaged_shard(data, folder):
 
 def lift_of(data, folder):
     return {"env_id": "lift", "dataset_path": data["lift"]}
-
-
-def no_val(data, folder):
-    path = changed_npz(folder, data[CUBE])
-    os.remove(path.replace(".npz", "-val.npz"))
-    return path
 
 
 def damaged(data, folder):
@@ -793,7 +786,6 @@ BAD = {
         lambda d, f: {"dataset_path": changed_npz(f, d[CUBE], qpos=None)},
         "--dataset-path .*without qpos",
     ),
-    "no validation file": (lambda d, f: {"dataset_path": no_val(d, f)}, "--dataset-path .*-val.npz is absent"),
     "damaged archive": (lambda d, f: {"dataset_path": damaged(d, f)}, "--dataset-path .*not readable"),
     "damaged later shard": (lambda d, f: {"dataset_path": damaged_shard(d, f)}, "--dataset-path .*1.npz: not readable"),
     "later shard of another task": (
@@ -944,7 +936,7 @@ BAD_CASES += [("reinflow", case) for case in REINFLOW_BAD]
 BAD_CASES += [
     (name, case)
     for name in SCRIPTS[1:]
-    for case in ("no validation file", "NaN", "chunks of no action", "seed of another run")
+    for case in ("damaged archive", "NaN", "chunks of no action", "seed of another run")
 ]
 
 
@@ -979,7 +971,7 @@ def test_the_proposed_command_runs_where_the_user_stands(script, tmp_path, capsy
 def test_missing_packages_are_named(name, env_id, tmp_path, capsys, monkeypatch, request):
     module = load("sac_flow_g")
     paths = {CUBE: str(tmp_path / "x.npz"), "lift": str(tmp_path / "x.hdf5")}
-    for path in (paths[CUBE], paths[CUBE].replace(".npz", "-val.npz"), paths["lift"]):
+    for path in paths.values():
         open(path, "w").close()
     if name == "robosuite":
         paths = request.getfixturevalue("data")

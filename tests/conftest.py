@@ -19,9 +19,12 @@ event_file_writer._global_uid = event_file_writer.AtomicCounter(1000)
 torch.set_num_threads(1)  # two threads on small products only wait for each other
 
 
+LONGEST = ("test_sweep.py", "test_offline_to_online.py", "test_training.py")  # those of Slurm wait for its clocks
+
+
 def pytest_collection_modifyitems(items):
-    """First those of Slurm, which wait for its clocks for minutes: another worker has the core meanwhile."""
-    items.sort(key=lambda item: "slurm" not in item.fixturenames)
+    """The files that take longest first, so that no worker ends long after the other."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 FLOWS = ("sac_flow_g", "sac_flow_t", "sac_flow_naive")

@@ -1702,7 +1702,9 @@ def test_swing_trains_and_compares(data, tmp_path):
         with open(tmp_path / "swing.csv", newline="") as file:
             tables.append(list(csv.DictReader(file)))
     assert tables[0] == tables[1] and len(list(tmp_path.glob("runs/*/*/checkpoint.pt"))) == 2
-    for other in (["--decay", "0.5"], ["--rates", "none"]):
+    for other in (["--decay", "0.5"], ["--rates", "none"], []):
+        if not other:  # a run as an earlier version left it, whose flags are not known
+            next(tmp_path.glob("runs/*/settings")).unlink()
         refused = subprocess.run([*command, *other], capture_output=True, text=True)
         assert refused.returncode == 1 and refused.stderr.startswith("error: ") and refused.stderr.count("\n") == 1
     rows = [(row["rate"], row["weights"], int(row["step"])) for row in tables[0]]

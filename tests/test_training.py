@@ -568,7 +568,7 @@ def test_bf16_losses_are_close_to_float32(script):
 def test_nothing_is_compiled_twice(tmp_path):
     """All compilation is in the first calls: running statistics, step counts and temperature are no constants to it."""
     torch._dynamo.reset()  # what other tests have compiled of the same functions would count
-    narrow = small(run_dir=str(tmp_path), compile=True, d_model=8, n_layers=1)
+    narrow = small(run_dir=str(tmp_path), compile=True, d_model=8, n_layers=1, sampling_steps=2)
     module = importlib.import_module("sac_flow_t")
     with torch._dynamo.config.patch(error_on_recompile=True):
         path = module.main(module.Args(**narrow))

@@ -4,6 +4,7 @@
     python scripts/plot.py curves --returns both --where "env == 'Hopper-v4' and total_timesteps == 100000"
     python scripts/plot.py curves --by alpha    # one line per script and value of a flag
     python scripts/plot.py aggregate gradients steps speed table --csv runs/humanoid.csv --out /tmp/figures
+    python scripts/plot.py aggregate --csv results/small.csv --also results/ant.csv results/humanoid.csv --where ..
     python scripts/plot.py curves table online --csv runs/offline_to_online.csv --returns success
 
     curves      returns over training, a panel per environment
@@ -103,6 +104,8 @@ class Args:
     """what to draw"""
     csv: Path = Path("runs/runs.csv")
     """table written by scripts/export.py"""
+    also: list[Path] = field(default_factory=list)
+    """further tables, whose runs are added"""
     out: Path = Path("runs/figures")
     """folder for the SVG and PNG files"""
     prefix: str = ""
@@ -145,24 +148,31 @@ def text(value) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def load(args: Args) -> pd.DataFrame:
-    """The selected rows of the CSV file."""
-    require(args.csv.is_file(), f"--csv {args.csv}: no such file; write it with scripts/export.py")
-    data, problem = None, None
+def read(flag: str, path: Path) -> pd.DataFrame:
+    """One CSV file, refused where it is no table of runs."""
+    require(path.is_file(), f"{flag} {path}: no such file; write it with scripts/export.py")
+    problem = None
     try:
-        data = pd.read_csv(
-            args.csv, low_memory=False, keep_default_na=False, na_values=["", "nan", "NaN"]
-        )  # a flag may be None
+        # A flag may be None, which is not missing.
+        data = pd.read_csv(path, low_memory=False, keep_default_na=False, na_values=["", "nan", "NaN"])
     except (ValueError, OSError) as error:
         problem = str(error).splitlines()[0]
-    require(problem is None, f"--csv {args.csv}: not a table ({problem})")
+    require(problem is None, f"{flag} {path}: not a table ({problem})")
     missing = {*KEYS, "train_return", "eval_return"} - set(data.columns)
-    require(not missing, f"--csv {args.csv}: no column {', '.join(sorted(missing))}; write it with scripts/export.py")
+    require(not missing, f"{flag} {path}: no column {', '.join(sorted(missing))}; write it with scripts/export.py")
+    return data
+
+
+def load(args: Args) -> pd.DataFrame:
+    """The selected rows of the CSV files."""
+    tables = [read("--csv", args.csv), *(read("--also", path) for path in args.also)]
+    data = pd.concat(tables, ignore_index=True)
     again = data.duplicated(["run", "step"], keep="last")
     if again.any():
         note(f"{again.sum()} rows are there twice, the last of each is taken; joined from two exports?")
         data = data[~again]
     if args.where:
+        problem = None
         try:
             chosen = np.asarray(data.eval(args.where))
         except Exception as error:  # pandas evaluates any expression and passes on whatever that raises

@@ -229,6 +229,21 @@ def test_table_shows_the_returns_at_the_end(plot, table, capsys):
     assert "| Flow-G | 3302 \u00b1 1 (3) | 3302 \u00b1 1 (3) |" in capsys.readouterr().out
 
 
+def test_tables_of_several_files_are_pooled(plot, table, tmp_path, capsys):
+    """As if they were one; a file that is none is named with its own flag."""
+    data = plot.pd.read_csv(table)
+    data[data.env == "Toy-v0"].to_csv(tmp_path / "one.csv", index=False)
+    data[data.env == "Toy-v1"].dropna(axis=1, how="all").to_csv(tmp_path / "two.csv", index=False)
+    args = {"figures": ["aggregate", "table"], "out": tmp_path}
+    plot.main(plot.Args(**args, csv=table))
+    whole = capsys.readouterr().out
+    plot.main(plot.Args(**args, csv=tmp_path / "one.csv", also=[tmp_path / "two.csv"]))
+    assert capsys.readouterr().out == whole and "Toy-v0, Toy-v1" in whole
+    with pytest.raises(SystemExit):
+        plot.main(plot.Args(**args, csv=table, also=[tmp_path / "none.csv"]))
+    assert re.fullmatch(r"error: --also \S+none.csv: no such file; .*\n", capsys.readouterr().err)
+
+
 def test_a_line_of_another_length_is_shown_at_its_own_end(plot, table, tmp_path, capsys):
     for seed in (1, 2):
         write_run(tmp_path / "runs", "ppo", seed=seed, until=600, total_timesteps=600)

@@ -240,18 +240,23 @@ def scripted_episode(env, env_id: str, rng: np.random.Generator, args: Args) -> 
 
 
 # Files.
+def remember(folder: str, settings: dict, problem: str):
+    """Note the settings of what is made in a folder; ends the program where others were noted before."""
+    note = os.path.join(folder, "settings.json")
+    if os.path.exists(note):
+        with open(note) as text:
+            require(json.load(text) == settings, problem)
+    else:
+        with open(note, "w") as text:
+            json.dump(settings, text)
+
+
 def collect(file: str, settings: dict, wanted: int, episode) -> list[str]:
     """Run episode(attempt) -> arrays or None until `wanted` succeeded; returns their files, one for each, in a folder
     beside `file` that an interrupted call left, or begins. Every attempt has a seed of its own."""
     folder, done = file + ".parts", []
     os.makedirs(folder, exist_ok=True)
-    note = os.path.join(folder, "settings.json")
-    if os.path.exists(note):
-        with open(note) as text:
-            require(json.load(text) == settings, f"--path {file}: begun with other flags; delete {folder}")
-    else:
-        with open(note, "w") as text:
-            json.dump(settings, text)
+    remember(folder, settings, f"--path {file}: begun with other flags; delete {folder}")
     attempt, progress = 0, tqdm(total=wanted, desc=os.path.basename(file), unit="episode", disable=None)
     while len(done) < wanted:
         part, failed = (os.path.join(folder, f"{attempt:07}.{end}") for end in ("npz", "failed"))
@@ -356,6 +361,9 @@ def main(args: Args):
     files = [path] if shards == 1 else [f"{path}/{named[1]}-{named[2]}-v0-{i:03}.npz" for i in range(shards)]
     require(not all(map(os.path.exists, files)), f"--path {path}: is there already; choose another or delete it")
     os.makedirs(os.path.dirname(files[0]) or ".", exist_ok=True)
+    if shards > 1:  # the finished ones have no note of their own any more
+        problem = f"--path {path}: begun with other flags; choose another folder, or delete it"
+        remember(path, settings | {"episodes": args.episodes}, problem)
     for i, file in enumerate(files):
         episodes = min(args.episodes_per_file, args.episodes - i * args.episodes_per_file)
         for split, (name, count) in enumerate(

@@ -575,7 +575,8 @@ def find_dataset(args: Args) -> list[str]:
     path = args.dataset_path or os.path.expanduser(official)
     maker = os.path.join(os.path.dirname(os.path.abspath(__file__)), "make_dataset.py")
     maker = os.path.relpath(maker) if os.path.exists(maker) else "offline_to_online/make_dataset.py"
-    make = f"make one: {sys.executable} {maker} --env-id {args.env_id} --path data/{name}{end}"
+    new = args.dataset_path if (args.dataset_path or "").endswith(end) else f"data/{name}{end}"
+    make = f"make one for --dataset-path {new}: {sys.executable} {maker} --env-id {args.env_id} --path {new}"
     files = sorted(glob.glob(f"{path}/*.npz")) if os.path.isdir(path) else [path]
     files = [file for file in files if not file.endswith("-val.npz")]  # validation data: not read
     for fine, problem in (
@@ -731,7 +732,8 @@ class ReplayBuffer:
         free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else psutil.virtual_memory().available
         print(f"replay buffer: {capacity} steps, {needed / 2**30:.2f} GiB of {free / 2**30:.1f} GiB free")
         most = int(0.8 * free / needed * capacity)
-        require(needed <= free, f"--buffer-size {capacity}: more than the free memory; {most} would fit")
+        flag = f"--buffer-size, or the steps of --dataset-path, {capacity}"
+        require(needed <= free, f"{flag}: more than the free memory; {most} would fit")
         self.rows = torch.empty(capacity, sum(self.widths.values()), device=device)
         self.offline = 0  # rows of the dataset
         self.count, self.crc = 0, 0  # of all online steps, which replay.bin holds

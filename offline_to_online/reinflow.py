@@ -4,7 +4,7 @@ Zhang et al., "ReinFlow: Fine-tuning Flow Matching Policy with Online Reinforcem
 low-dimensional observations. PPO needs the density of the sampled chain only, not of the action.
 
     python reinflow.py --env-id can --dataset-path low_dim_v15.hdf5
-    python reinflow.py --env-id lift --dataset-path data/lift.hdf5 --num-envs 10 --num-steps 60 --batch-size-online 600
+    python reinflow.py --env-id lift --dataset-path data/lift.hdf5 --num-envs 8 --num-steps 125 --batch-size-online 1000
     tensorboard --logdir runs
 """
 
@@ -310,6 +310,15 @@ def main(args: Args) -> str:
     args = with_presets(args)
     device = prepare(args)
     require(args.min_std < args.max_std, f"--min-std {args.min_std}: must be below --max-std")
+    # At first sigma is the geometric mean; below `least` the mean log-density per step and dimension is above 1.
+    unit, K, middle = 0.5 * math.log(2 * math.pi * math.e), args.sampling_steps, math.sqrt(args.min_std * args.max_std)
+    least = math.exp(-unit - (K + 1 + unit) / K)
+    cut = f"--max-std {args.max_std}: most densities are cut off at 1, where PPO has no gradient"
+    require(middle > least, f"{cut}; raise it, or --min-std, to a geometric mean above {least:.3f}")
+    covered = args.num_steps * args.horizon_length
+    late = f"--num-steps {args.num_steps}: {covered} steps are fewer than an episode's {args.step_limit}"
+    fine = covered >= args.step_limit or not args.total_timesteps
+    require(fine, f"{late}, whose end would never be seen; raise it, or lower --step-limit")
     checkpoint = load_checkpoint(args.resume) if args.resume else None
     start, episode, iteration, evaluated = 0, 0, 0, True
     if checkpoint:
@@ -635,7 +644,8 @@ def find_dataset(args: Args) -> list[str]:
     path = args.dataset_path or os.path.expanduser(official)
     maker = os.path.join(os.path.dirname(os.path.abspath(__file__)), "make_dataset.py")
     maker = os.path.relpath(maker) if os.path.exists(maker) else "offline_to_online/make_dataset.py"
-    make = f"make one: {sys.executable} {maker} --env-id {args.env_id} --path data/{name}{end}"
+    new = args.dataset_path if (args.dataset_path or "").endswith(end) else f"data/{name}{end}"
+    make = f"make one for --dataset-path {new}: {sys.executable} {maker} --env-id {args.env_id} --path {new}"
     files = sorted(glob.glob(f"{path}/*.npz")) if os.path.isdir(path) else [path]
     files = [file for file in files if not file.endswith("-val.npz")]  # validation data: not read
     for fine, problem in (
@@ -791,7 +801,8 @@ class ReplayBuffer:
         free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else psutil.virtual_memory().available
         print(f"replay buffer: {capacity} steps, {needed / 2**30:.2f} GiB of {free / 2**30:.1f} GiB free")
         most = int(0.8 * free / needed * capacity)
-        require(needed <= free, f"--buffer-size {capacity}: more than the free memory; {most} would fit")
+        flag = f"--buffer-size, or the steps of --dataset-path, {capacity}"
+        require(needed <= free, f"{flag}: more than the free memory; {most} would fit")
         self.rows = torch.empty(capacity, sum(self.widths.values()), device=device)
         self.offline = 0  # rows of the dataset
         self.count, self.crc = 0, 0  # of all online steps, which replay.bin holds

@@ -169,7 +169,10 @@ def main(args: Args):
         if args.save_policy:
             kept = {"actor", "args", "script", "made_from"} & state.keys()
             policy = {name: state[name] for name in kept} | {"step": step}
-            policy["args"] |= {"run_dir": "runs", "resume": None}  # where the run was is its owner's business
+            # Where the run and its data were is their owner's business.
+            policy["args"] |= {"run_dir": "runs", "resume": None}
+            for flag in {"dataset_path", "pretrained"} & policy["args"].keys():
+                policy["args"][flag] = policy["args"][flag] and os.path.basename(os.path.normpath(policy["args"][flag]))
             torch.save(policy, args.save_policy)
             return print(f"{args.save_policy}: {os.path.getsize(args.save_policy) / 2**20:.2f} MiB")
         row = {"path": path, "script": state["script"], "env": state["args"]["env_id"], "seed": state["args"]["seed"]}

@@ -7,7 +7,7 @@ Calling it again reads only runs whose event files have grown. Rows of runs that
 start over, delete the file. Folders named `aborted` are passed over (scripts/sweep.sh keeps restarted runs there).
 
     run, script, env, seed   name of the run's folder, --exp-name, --env-id, --seed
-    step                     environment steps at the evaluation
+    step                     environment steps at the evaluation; of offline to online, updates on the data before them
     finished                 1 where the run reached its last step; a run killed half-way is exported as far as it came
     train_return             mean return of the train_episodes training episodes that ended since the row before
     eval_return              mean return of the evaluation's episodes, eval_return_std their standard deviation
@@ -111,8 +111,12 @@ def read_run(run: Path) -> list[dict[str, str]]:
     # The last step is always logged, and evaluated behind that.
     finished = last == total and (evaluated == total or flags["eval_frequency"] == "0")
     between = {int(flags.get("offline_steps", 0))} | ({total} if finished else set())
-    steps = sorted({*range(every, last + 1, every), *(step for step in between if 0 < step <= last)})
-    if any(tag.startswith("eval/") and points[0][0] == 0 for tag, points in series.items()):
+    evaluations = {step for tag, points in series.items() if tag.startswith("eval/") for step, _ in points}
+    due = set(range(every, last + 1, every))
+    if evaluations and not {step for step in due if step <= evaluated} <= evaluations:
+        due = evaluations  # ReinFlow's, at the end of an iteration
+    steps = sorted({step for step in due | between if 0 < step <= last})
+    if 0 in evaluations:
         steps.insert(0, 0)
     keys = {"run": run.name, "script": flags.pop("exp_name"), "env": flags.pop("env_id"), "seed": flags.pop("seed")}
     constant = {name: value for name, value in flags.items() if name not in NOT_RESULTS}

@@ -83,8 +83,8 @@ def train(args: Args, rate: str, seed: int) -> Path:
     flags = args.flags if args.script == "sac_flow_t" else f"--hidden-dim {args.width} {args.flags}"
     told = text + repr((args.dataset_path, args.offline_steps, args.total_timesteps, flags))
     begun = sorted(folder.glob("*/checkpoint.pt"))
-    same = settings.read_text() == told if settings.exists() else not begun
-    if not same:
+    same = settings.exists() and settings.read_text() == told
+    if begun and not same:
         raise SystemExit(f"error: --run-dir: {folder} is of other flags or another version; choose another folder")
     settings.write_text(told)
     script = folder / f"{args.script}.py"
@@ -99,7 +99,8 @@ def train(args: Args, rate: str, seed: int) -> Path:
         try:
             code = run.wait()
         except KeyboardInterrupt:  # the terminal tells the run as well, which writes its checkpoint
-            run.wait()
+            if run.wait() == 0:  # it was at its end
+                (folder / "done").touch()
             raise SystemExit(130) from None
         if code:
             raise SystemExit(code)

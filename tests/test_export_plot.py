@@ -101,6 +101,19 @@ def test_export_has_rows_without_evaluation_and_a_last_one_at_the_end(tmp_path):
     assert [row["step"] for row in rows] == ["100", "150", "200", "300", "400"], "the end of pretraining too"
 
 
+def test_export_has_rows_where_evaluations_came_late(tmp_path):
+    """As ReinFlow's, at the end of the iteration that passes a multiple of --eval-frequency."""
+    run = write_run(tmp_path, eval_frequency=150, total_timesteps=280, until=80)
+    with SummaryWriter(str(run)) as writer:
+        for step in (80, 160, 200, 240, 280):
+            writer.add_scalar("losses/value_loss", step, step)
+        for step in (160, 280):
+            writer.add_scalar("eval/episodic_return", 10 * step, step)
+    _, rows = run_export(tmp_path, table=tmp_path / "runs.csv")
+    assert [(row["step"], row["eval_return"]) for row in rows] == [("160", "1600"), ("280", "2800")]
+    assert [row["losses/value_loss"] for row in rows] == ["120", "240"] and rows[0]["finished"] == "1"
+
+
 def test_export_reads_only_what_grew_and_keeps_what_is_gone(tmp_path, capsys):
     first, table = write_run(tmp_path / "a", until=150), tmp_path / "runs.csv"
     write_run(tmp_path / "a", seed=2)

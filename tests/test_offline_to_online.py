@@ -926,6 +926,8 @@ REINFLOW_BAD = {
     for flag, value, message in (
         ("min_std", 0.0, "--min-std 0.0: choose a number from 0.0001"),
         ("min_std", 0.2, "--min-std 0.2: must be below --max-std"),
+        ("min_std", 1e-4, "--max-std 0.14: most densities are cut off at 1"),
+        ("num_steps", 3, "--num-steps 3: 12 steps are fewer than an episode's 13"),
         ("actor_lr", -1.0, "--actor-lr -1.0: "),
         ("ema", 7.0, "--ema 7.0: choose a number from 0 to 1"),
         ("gae_lambda", 3.0, "--gae-lambda 3.0: "),
@@ -960,8 +962,8 @@ def test_the_proposed_command_runs_where_the_user_stands(script, tmp_path, capsy
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit):
         script.main(script.Args(env_id=CUBE, dataset_path="nowhere.npz"))
-    command = capsys.readouterr().err.partition("make one: ")[2].split()
-    assert command[-4:] == ["--env-id", CUBE, "--path", "data/cube-single-play-v0.npz"]
+    command = capsys.readouterr().err.partition("make one for --dataset-path nowhere.npz: ")[2].split()
+    assert command[-4:] == ["--env-id", CUBE, "--path", "nowhere.npz"]
     if script is load("sac_flow_g"):
         result = subprocess.run([*command, "--episodes", "0"], capture_output=True, text=True)
         assert result.returncode == 2 and result.stderr.startswith("error: --episodes 0"), result.stderr
@@ -1375,7 +1377,10 @@ def test_shards_take_turns_and_the_last_stays(tmp_path, monkeypatch):
     monkeypatch.setattr(maker, "LENGTH", 21)
     folder = tmp_path / "shards"
     maker.main(maker.Args(env_id=CUBE, path=str(folder), episodes=13, episodes_per_file=10))
-    assert len(os.listdir(folder)) == 4
+    assert len(list(folder.glob("*.npz"))) == 4
+    with pytest.raises(SystemExit):  # finished shards of other flags are no part of it
+        maker.main(maker.Args(env_id=CUBE, path=str(folder), episodes=23, episodes_per_file=10))
+    assert len(list(folder.glob("*.npz"))) == 4
     loaded, sizes = [], []
     plain, sample = module.ReplayBuffer.load, module.ReplayBuffer.sample
     monkeypatch.setattr(module.ReplayBuffer, "load", lambda self, data: loaded.append(self) or plain(self, data))
@@ -1497,6 +1502,8 @@ def pretrained(data, tmp_path_factory):
         run = module.main(module.Args(**flags | {"total_timesteps": 0}))
         command = [sys.executable, ROOT / "scripts" / "evaluate.py", run, "--save-policy", folder / "policy.pt"]
         subprocess.run(command, check=True, capture_output=True)
+        args = torch.load(folder / "policy.pt", weights_only=True)["args"]
+        assert args["dataset_path"] == os.path.basename(data[CUBE]), "where the data were is their owner's business"
         made[name] = run, str(folder / "policy.pt")
     return made
 

@@ -571,7 +571,7 @@ def aggregate(args: Args, data: pd.DataFrame):
             final.plot([whole.low, whole.high], [i, i], color=colour, linewidth=1.4)
         final.plot(ends.groupby("env").score.mean().mean(), i, color=colour, marker=marker, markersize=7)
     training.set(xlabel="environment steps", ylabel="mean normalised score", title="During training")
-    steps_axis(training, data)
+    steps_axis(training, data[data.step.isin(steps)])
     final.set(xlabel="normalised score", title="At the end", yticks=range(len(lines)), yticklabels=lines)
     final.set_ylim(len(lines) - 0.5, -0.5)
     names = {line: f"{line} ({seeds_text(data[data.line == line])})" for line in lines}

@@ -18,6 +18,9 @@
 #                  a forest plot of these and of every other difference between the four scripts
 #   humanoid       Humanoid-v4 over 250k steps, and the flows with K = 10 over 60k; with --small alone
 #   ant            Ant-v4 over 100k steps, Flow-T and the Gaussian; with --small alone
+#   standup        HumanoidStandup-v4 over 50k steps, Flow-T and the Gaussian; with --small alone
+#   tasks          Flow-T and the Gaussian on all tasks of from-scratch, humanoid and ant, which run before; with
+#                  --small alone
 #   offline-to-online   success rates on manipulation tasks, from data made here (--small) or the official files
 #
 #   --small           critics 256 wide, batches of 256, 100k steps, 5k of them random, 3 seeds; else 1M steps, 5 seeds
@@ -44,7 +47,7 @@ entries=() size=full seeds="" envs="" figures_only=0 dry_run=0 python="" machine
 [ -x .venv/bin/python ] && python=.venv/bin/python
 while [ $# -gt 0 ]; do
     case $1 in
-    from-scratch | gradients | steps | speed | baselines | baselines-search | ablations | humanoid | ant | offline-to-online) entries+=("$1") ;;
+    from-scratch | gradients | steps | speed | baselines | baselines-search | ablations | humanoid | ant | standup | tasks | offline-to-online) entries+=("$1") ;;
     --small) size=small ;;
     --figures-only) figures_only=1 ;;
     --dry-run) dry_run=1 ;;
@@ -68,10 +71,10 @@ while [ $# -gt 0 ]; do
 done
 for entry in ${envs:+${entries[@]+"${entries[@]}"}}; do # their flags are of their own tasks
     case $entry-$size in
-    ablations-* | baselines-search-* | humanoid-* | ant-* | offline-to-online-small) die "--env-ids: not for $entry, whose tasks are fixed" ;;
+    ablations-* | baselines-search-* | humanoid-* | ant-* | standup-* | tasks-* | offline-to-online-small) die "--env-ids: not for $entry, whose tasks are fixed" ;;
     esac
 done
-[ ${#entries[@]} -gt 0 ] || die "name a figure: from-scratch, gradients, steps, speed, baselines, baselines-search, ablations, humanoid, ant or offline-to-online"
+[ ${#entries[@]} -gt 0 ] || die "name a figure: from-scratch, gradients, steps, speed, baselines, baselines-search, ablations, humanoid, ant, standup, tasks or offline-to-online"
 python=${python:-python3}
 case $python in /*) ;; */*) [ -x "$python" ] || python=$from/$python ;; esac
 
@@ -248,6 +251,24 @@ END
         sweep "sac_gaussian.py sac_flow_t.py" Ant-v4
         draw "" curves table --returns both
         draw "sampling_steps == 4" gradients
+        ;;
+    standup)
+        [ $size = small ] || die "standup: add --small; at full size it is among from-scratch"
+        store=standup prefix=standup_ usual=("${flags[@]}")
+        flags=("${small[@]}" --total-timesteps 50000)
+        sweep "sac_gaussian.py sac_flow_t.py" HumanoidStandup-v4
+        draw "" curves table --returns both
+        draw "sampling_steps == 4" gradients
+        flags=("${usual[@]}")
+        ;;
+    tasks)
+        [ $size = small ] || die "tasks: add --small; at full size it is the aggregate of from-scratch"
+        folder=results
+        [ $figures_only -eq 1 ] || folder=runs
+        where="script in ['sac_gaussian', 'sac_flow_t'] and sampling_steps not in [1, 2, 7, 10]"
+        run "$python" scripts/plot.py aggregate --csv "$folder/small.csv" --also "$folder/humanoid.csv" \
+            "$folder/ant.csv" --out "$folder/figures" --prefix tasks_ --returns both \
+            --where "$where and (env != 'Humanoid-v4' or total_timesteps == 250000)"
         ;;
     ablations)
         task=HalfCheetah-v4

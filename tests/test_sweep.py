@@ -256,7 +256,8 @@ def test_reproduce_names_every_command(tmp_path):
     subprocess.run([sys.executable, ROOT / "scripts" / "forks.py", "--out", tmp_path], check=True)
     figures = ["from-scratch", "gradients", "steps", "speed", "baselines", "ablations", "offline-to-online"]
     call = ["bash", str(ROOT / "scripts" / "reproduce.sh"), *figures, "--dry-run"]
-    names, count = ["baselines-search", "humanoid", "ant", "--small"], 16 + 9 + 34 + 21 + 29 + 13 + 5
+    names = ["baselines-search", "humanoid", "ant", "standup", "tasks", "--small"]
+    count = 16 + 9 + 34 + 21 + 29 + 13 + 5 + 5 + 1
     small = (names, "--total-timesteps 100000", count)
     for words, most, count in (([], "--seeds 5", 16 + 9 + 27 + 3), small):
         result = subprocess.run([*call, *words], cwd=tmp_path, capture_output=True, text=True)
@@ -273,6 +274,8 @@ def test_reproduce_names_every_command(tmp_path):
         ["figure-6"],
         ["humanoid"],
         ["ant"],
+        ["standup"],
+        ["tasks"],
         ["ablations", "--env-ids", "Ant-v4"],
         ["offline-to-online", "--small", "--env-ids", "can"],
     ):

@@ -619,7 +619,7 @@ def gradients(args: Args, data: pd.DataFrame):
                 ranges = part.max() - part.min()
                 cells.append(f"{ranges.mean():.3g}" + (f" \u00b1 {ranges.std():.2g}" if len(ranges) > 1 else ""))
             print(f"| {env} | {line} | {' | '.join(cells)} |")
-        profile.set_title(f"{env}, second half")
+        profile.set_title(f"{env}," + ("\n" if len(env) > 14 else " ") + "second half")
         profile.xaxis.set_major_locator(MaxNLocator(integer=True))
         profile.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))  # within it hides points
         row[0].set_yscale("log")

@@ -380,6 +380,7 @@ def save(fig: plt.Figure, args: Args, name: str):
         path = args.out / f"{args.prefix}{name}.{ending}"
         path.parent.mkdir(parents=True, exist_ok=True)  # a prefix may name a folder
         fig.savefig(path, metadata={"Date": None} if ending == "svg" else None)
+        fig.set_layout_engine("none")  # what is laid out stays there: laying out is most of the time
         print(path)
     plt.close(fig)
 

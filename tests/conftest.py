@@ -1,5 +1,7 @@
 """Shared fixtures: the four scripts as modules, and a toy environment whose transitions can be recognised."""
 
+import copy
+import functools
 import importlib
 import os
 import subprocess
@@ -7,6 +9,7 @@ import sys
 from pathlib import Path
 
 import gymnasium as gym
+import mujoco
 import numpy as np
 import pytest
 import torch
@@ -65,6 +68,23 @@ def _with_spaces(observation_space, action_space):
     env = CountingEnv()
     env.observation_space, env.action_space = observation_space, action_space
     return env
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_models():
+    """MuJoCo compiles a description once and then copies it: that of a robot's meshes takes a second."""
+    plain = mujoco.MjModel.from_xml_string
+
+    @functools.lru_cache(maxsize=16)
+    def compiled(xml, assets):
+        return plain(xml, dict(assets))
+
+    def from_xml_string(xml, assets=None):
+        return copy.copy(compiled(xml, tuple(sorted((assets or {}).items()))))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mujoco.MjModel, "from_xml_string", staticmethod(from_xml_string))
+        yield
 
 
 @pytest.fixture(params=SCRIPTS)

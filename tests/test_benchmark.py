@@ -7,8 +7,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+import tyro
 from conftest import FLOWS, ROOT, make_actor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+sys.path.append(str(ROOT / "scripts"))
+import benchmark  # noqa: E402
 
 COMMAND = [sys.executable, ROOT / "scripts" / "benchmark.py"]
 
@@ -49,7 +53,7 @@ def test_a_trainer_that_fails_is_named_with_its_message(tmp_path):
     assert not (tmp_path / "benchmark.csv").exists()
 
 
-def test_bad_input(tmp_path):
+def test_bad_input(tmp_path, capsys):
     for words, flag in (
         (["--table-only"], "--csv"),
         (["--windows", "1"], "--windows"),
@@ -58,9 +62,11 @@ def test_bad_input(tmp_path):
         (["--peers-python", sys.executable], "--peers-python"),
         (["--peers-python", str(tmp_path)], "--peers-python"),
     ):
-        command = [*COMMAND, "--csv", tmp_path / "benchmark.csv", *words]
-        result = subprocess.run(command, capture_output=True, text=True)
-        assert result.returncode == 2 and flag in result.stderr and len(result.stderr.splitlines()) == 1
+        words = ["--csv", str(tmp_path / "benchmark.csv"), *words]
+        with pytest.raises(SystemExit) as stop:
+            benchmark.main(tyro.cli(benchmark.Args, args=words))
+        said = capsys.readouterr().err
+        assert stop.value.code == 2 and flag in said and len(said.splitlines()) == 1
 
 
 class Operations(TorchDispatchMode):

@@ -89,12 +89,17 @@ def returns(rows: list[dict[str, str]]) -> dict[tuple, tuple]:
     return {tuple(row[name] for name in ("script", "env", "seed", "step")): row["eval_return"] for row in rows}
 
 
+def stand_in_grid(folder):
+    """Two seeds of the stand-in, which it puts there, and the words that end before its own flags."""
+    path = folder / "stand_in.py"
+    path.write_text(STAND_IN)
+    grid = ["--scripts", path, "--env-ids", "A-v0", "--seeds", 2, "--workers", 2, "--run-dir", folder / "runs"]
+    return [*grid, "--"]
+
+
 @pytest.fixture
 def stand_in(tmp_path):
-    path = tmp_path / "stand_in.py"
-    path.write_text(STAND_IN)
-    grid = ["--scripts", path, "--env-ids", "A-v0", "--seeds", 2, "--workers", 2, "--run-dir", tmp_path / "runs"]
-    return [*grid, "--"]
+    return stand_in_grid(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -338,7 +343,7 @@ SlurmdParameters=config_overrides
 MpiDefault=none
 ReturnToService=2
 MinJobAge=600
-NodeName={host} NodeAddr=127.0.0.1 CPUs=4
+NodeName={host} NodeAddr=127.0.0.1 CPUs=6
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE
 """
 
@@ -403,7 +408,16 @@ def submit(slurm, tmp_path, words, *options):
     return job, ended
 
 
-def test_slurm_array_gives_what_the_local_sweep_gives(slurm, tmp_path):
+@pytest.fixture(scope="module")
+def near_limit(slurm, tmp_path_factory):
+    """Folder of two runs that outlast a time limit of a minute, the least; queued ahead of the test that has work."""
+    folder = tmp_path_factory.mktemp("near_limit")
+    words = [*stand_in_grid(folder), "--steps", 65, "--pause", 1]
+    submit(slurm, folder, words, "--time=1", "--signal=B:USR1@5")
+    return folder
+
+
+def test_slurm_array_gives_what_the_local_sweep_gives(slurm, near_limit, tmp_path):
     words = [*GRID, "--run-dir", tmp_path / "cluster" / "runs", "--", *TINY, "--total-timesteps", 1000]
     job, ended = submit(slurm, tmp_path, words)
     logs = tmp_path / "cluster" / "runs" / "sweep"
@@ -425,13 +439,11 @@ def test_slurm_array_gives_what_the_local_sweep_gives(slurm, tmp_path):
     assert returns(export(tmp_path / "cluster" / "runs")) == returns(export(tmp_path / "local" / "runs"))
 
 
-def test_slurm_queues_again_near_the_time_limit_and_resumes(slurm, tmp_path, stand_in):
-    words = [*stand_in, "--steps", 65, "--pause", 1]
-    # A minute is the least, and Slurm looks at the clock every half minute.
-    submit(slurm, tmp_path, words, "--time=1", "--signal=B:USR1@5")
-    # Not until they left the queue: a task that is queued again is not listed for a moment.
-    wait_for(lambda: len(list(tmp_path.glob("runs/sweep/*.done"))) == 2, 400)
-    for path in tmp_path.glob("slurm-*.out"):
+def test_slurm_queues_again_near_the_time_limit_and_resumes(near_limit):
+    # Slurm looks at the clock every half minute. Not until they left the queue: a task that is queued again is not
+    # listed for a moment.
+    wait_for(lambda: len(list(near_limit.glob("runs/sweep/*.done"))) == 2, 400)
+    for path in near_limit.glob("slurm-*.out"):
         assert "queued again" in path.read_text()
-    steps = [path.read_text().split() for path in tmp_path.glob("runs/A*/steps")]
+    steps = [path.read_text().split() for path in near_limit.glob("runs/A*/steps")]
     assert steps == [[str(step) for step in range(1, 66)]] * 2

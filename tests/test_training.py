@@ -1,6 +1,7 @@
 """The losses and the loop around them: targets, ends of episodes, temperature, seeds, evaluation and what is logged."""
 
 import copy
+import functools
 import importlib
 
 import gymnasium as gym
@@ -565,11 +566,13 @@ def test_bf16_losses_are_close_to_float32(script):
 
 
 @needs_compiler
-def test_nothing_is_compiled_twice(tmp_path):
+def test_nothing_is_compiled_twice(tmp_path, monkeypatch):
     """All compilation is in the first calls: running statistics, step counts and temperature are no constants to it."""
     torch._dynamo.reset()  # what other tests have compiled of the same functions would count
     narrow = small(run_dir=str(tmp_path), compile=True, d_model=8, n_layers=1, sampling_steps=2)
     module = importlib.import_module("sac_flow_t")
+    traced = functools.partial(torch.compile, backend="aot_eager")  # what is traced does not depend on the backend
+    monkeypatch.setattr(torch, "compile", traced)
     with torch._dynamo.config.patch(error_on_recompile=True):
         path = module.main(module.Args(**narrow))
     assert scalars(path)["charts/SPS"][-1][0] == narrow["total_timesteps"]

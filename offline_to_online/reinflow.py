@@ -30,14 +30,12 @@ import threading
 import time
 import warnings
 import zipfile
-import zlib
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import gymnasium as gym
 import numpy as np
-import psutil
 import torch
 import torch.nn.functional as F
 import tyro
@@ -324,7 +322,7 @@ def main(args: Args) -> str:
     if checkpoint:
         was = checkpoint["device"]
         require(was == device.type, f"--device {device.type}: the checkpoint is of a run on {was}; resume it there")
-        start, (_, episode, iteration, evaluated) = checkpoint["step"], checkpoint["counters"]
+        start, (episode, iteration, evaluated) = checkpoint["step"], checkpoint["counters"]
     last_step = args.offline_steps + args.total_timesteps
     files = find_dataset(args)
     require(len(files) == 1, f"--dataset-path {args.dataset_path}: a folder of shards; name one file, or its only one")
@@ -332,15 +330,17 @@ def main(args: Args) -> str:
     eval_env = make_env(args, args.capture_video) if args.eval_frequency else env
     envs = [env] + [make_env(args) for _ in range(args.num_envs - 1) if args.total_timesteps]
     obs_dim, action_dim = env.observation_space.shape[0], env.action_space.shape[0]
-    buffer = open_buffer(args, files, files[0], env, device)
-    same = not checkpoint or buffer.fingerprint == checkpoint["data"]
+    if args.env_id not in ROBOMIMIC:
+        check_ogbench(args, files, env)
+    data = Dataset(load_dataset(args, files[0], env), device)
+    same = not checkpoint or data.fingerprint == checkpoint["data"]
     require(same, f"--resume {args.resume}: the files of {args.dataset_path} have changed since; restore them")
 
     # Networks and optimizers.
     torch.manual_seed(args.seed)
     generator = torch.Generator(device).manual_seed(args.seed)
     flow = Actor(obs_dim, args.horizon_length * action_dim, args).to(device)
-    flow.fit(buffer.dataset("obs"), buffer.dataset("action"))
+    flow.fit(data.dataset("obs"), data.dataset("action"))
     actor = copy.deepcopy(flow)  # an average of its weights while it is pretrained: what acts, and is fine-tuned
     critic = mlp([obs_dim, *[args.critic_hidden_dim] * 3, 1], nn.Mish).to(device)
     pretrain_optimizer = torch.optim.AdamW(flow.parameters(), lr=args.pretrain_lr, weight_decay=1e-6, fused=True)
@@ -351,7 +351,7 @@ def main(args: Args) -> str:
 
     def draw(generator: torch.Generator) -> tuple:
         """What flow matching takes besides the network: chunks, x_0 and t."""
-        batch = buffer.sample(args.batch_size, args.horizon_length, 1.0, generator)
+        batch = data.sample(args.batch_size, args.horizon_length, generator)
         noise = actor.draw_noise(args.batch_size, generator)[0]
         return batch, noise, torch.rand(args.batch_size, 1, generator=generator, device=device)
 
@@ -367,12 +367,11 @@ def main(args: Args) -> str:
     parts = {"flow": flow, "actor": actor, "critic": critic, "pretrain_optimizer": pretrain_optimizer}
     parts |= {"actor_optimizer": actor_optimizer, "critic_optimizer": critic_optimizer}
     if checkpoint:
-        restore(args.resume, checkpoint, parts, buffer, generator)
+        restore(args.resume, checkpoint, parts, generator)
         scale.count, scale.mean, scale.var = checkpoint["scale"]
     path, writer = start_run(args, device, start + 1)
     if not checkpoint:
-        writer.add_text("data", describe(files, buffer))
-    replay = open(f"{path}/replay.bin", "ab")  # noqa: SIM115  (stays empty: no step is used again)
+        writer.add_text("data", describe(files, data))
 
     def log_evaluation() -> bool:
         """Evaluate and write the scores; False if a signal came in between: a resumed run then does it again."""
@@ -395,11 +394,11 @@ def main(args: Args) -> str:
         require_finite(step, metrics | {name: total(part) for name, part in parts.items()})
         writer.flush()
         state = {name: part.state_dict() for name, part in parts.items()} | {"args": asdict(args)}
-        state |= {"generator": generator.get_state(), "data": buffer.fingerprint, "device": device.type}
-        state |= {"scale": [scale.count, scale.mean, scale.var], "crc": buffer.crc, "step": step}
+        state |= {"generator": generator.get_state(), "data": data.fingerprint, "device": device.type}
+        state |= {"scale": [scale.count, scale.mean, scale.var], "step": step}
         state["made_from"] = getattr(env.unwrapped, "made_from", None)
-        state["counters"] = buffer.count, episode, iteration, evaluated
-        save_checkpoint(path, state, replay)
+        state["counters"] = episode, iteration, evaluated
+        save_checkpoint(path, state)
 
     metrics, step = {}, start
     if not evaluated:  # at the step where the run was stopped
@@ -449,7 +448,7 @@ def main(args: Args) -> str:
         if STOP or step == last_step or due(args.checkpoint_frequency, before, step):
             save()
         clock += time.perf_counter() - paused  # steps/s is of training alone
-    for opened in {progress, writer, replay, *envs, eval_env}:  # without evaluations the last is one of those
+    for opened in {progress, writer, *envs, eval_env}:  # without evaluations the last is one of those
         opened.close()
     if STOP and (step < last_step or not evaluated):
         print(f"interrupted; go on with: {sys.executable} {sys.argv[0]} --resume {path}")
@@ -458,7 +457,7 @@ def main(args: Args) -> str:
 
 
 # Housekeeping: whoever reads for the algorithm stops here.
-FORMAT = "offline to online 3"  # of a checkpoint: another one's cannot be resumed
+FORMAT = "ReinFlow 4"  # of a checkpoint: another one's cannot be resumed
 ROBOMIMIC = {"lift": "Lift", "can": "PickPlaceCan", "square": "NutAssemblySquare"}
 OGBENCH = re.compile(r"(cube-(?:single|double|triple|quadruple)|scene)-(play|noisy)-singletask(-task[1-5])?-v0")
 OBS_KEYS = "robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos", "object"  # in a robomimic file
@@ -791,74 +790,34 @@ def load_dataset(args: Args, file: str, env: gym.Env) -> dict[str, np.ndarray]:
     return data
 
 
-class ReplayBuffer:
-    """Ring of environment steps, one row each, on one device: online step i is in row i modulo the capacity, and the
-    dataset before step 0, at the end: what grows old, and is overwritten, first."""
+class Dataset:
+    """The file's steps, one row each, on one device."""
 
-    def __init__(self, capacity: int, obs_dim: int, action_dim: int, device: torch.device):
-        self.widths = {"obs": obs_dim, "action": action_dim, "reward": 1, "mask": 1, "terminal": 1, "next_obs": obs_dim}
-        needed = 4 * capacity * sum(self.widths.values())
-        free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else psutil.virtual_memory().available
-        print(f"replay buffer: {capacity} steps, {needed / 2**30:.2f} GiB of {free / 2**30:.1f} GiB free")
-        most = int(0.8 * free / needed * capacity)
-        flag = f"--buffer-size, or the steps of --dataset-path, {capacity}"
-        require(needed <= free, f"{flag}: more than the free memory; {most} would fit")
-        self.rows = torch.empty(capacity, sum(self.widths.values()), device=device)
-        self.offline = 0  # rows of the dataset
-        self.count, self.crc = 0, 0  # of all online steps, which replay.bin holds
-
-    def load(self, data: dict[str, np.ndarray]):
-        """Take in a dataset, or its next shard. Only before the first online step."""
-        self.offline = len(data["reward"])
-        for name in self.widths:
-            self.dataset(name)[:] = torch.from_numpy(data[name].reshape(self.offline, -1)).to(self.rows.device)
-        # What tells the dataset, or its shard, from another: the ring may overwrite it later.
-        self.fingerprint = [self.offline, self.rows[-self.offline :].view(torch.int32).sum().item()]
+    def __init__(self, data: dict[str, np.ndarray], device: torch.device):
+        self.offline = len(data["reward"])  # number of steps
+        columns = [data[name].reshape(self.offline, -1) for name in ("obs", "action", "reward", "terminal")]
+        self.widths = [column.shape[1] for column in columns]
+        self.rows = torch.from_numpy(np.concatenate(columns, axis=1)).to(device)
+        # What tells the dataset from another.
+        self.fingerprint = [self.offline, self.rows.view(torch.int32).sum().item()]
 
     def dataset(self, name: str) -> torch.Tensor:
-        """A column (N, n) of the dataset's steps."""
-        return self.split(self.rows[-self.offline :])[name]
-
-    def add(self, **step) -> np.ndarray:
-        """Store one online step, given by name as NumPy arrays and numbers; returns its row, for replay.bin. Ends the
-        run where one is not finite."""
-        row = np.concatenate([np.atleast_1d(step[name]) for name in self.widths], dtype=np.float32)
-        if not np.isfinite(row).all():
-            bad = ", ".join(name for name, value in step.items() if not np.isfinite(np.float32(value)).all())
-            raise SystemExit(f"error: online step {self.count + 1}: {bad} not finite; the last checkpoint stays")
-        self.rows[self.count % len(self.rows)] = torch.from_numpy(row)
-        self.count, self.crc = self.count + 1, zlib.crc32(row, self.crc)
-        return row
+        """A column (N, n): obs, action, reward or terminal."""
+        return self.split(self.rows)[name]
 
     def split(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
         """Rows (.., width) -> name -> (.., n)."""
-        return dict(zip(self.widths, rows.split(list(self.widths.values()), dim=-1), strict=True))
+        return dict(zip(("obs", "action", "reward", "terminal"), rows.split(self.widths, dim=-1), strict=True))
 
-    def sample(self, batch: int, length: int, gamma: float, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Chunks that start uniformly among the steps in the order they were made, so that none spans the ring's seam:
-        obs (B, n), action (B, length m), reward (B,) discounted within the chunk, mask (B,) the least, next_obs (B, n)
-        of the last step, valid (B, length), 0 behind the end of an episode."""
-        stored = min(self.offline + self.count, len(self.rows))
-        start = torch.randint(stored - length + 1, (batch,), generator=generator, device=generator.device)
-        steps = start[:, None] + torch.arange(length, device=start.device) + self.count - stored
-        drawn = (steps % len(self.rows)).flatten()
-        rows = self.split(self.rows.index_select(0, drawn).unflatten(0, steps.shape))  # rows[steps] is slower
+    def sample(self, batch: int, length: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Chunks that start uniformly among the steps: obs (B, n), action (B, length m), valid (B, length), 0 behind
+        the end of an episode."""
+        start = torch.randint(self.offline - length + 1, (batch,), generator=generator, device=generator.device)
+        steps = start[:, None] + torch.arange(length, device=start.device)
+        rows = self.split(self.rows.index_select(0, steps.flatten()).unflatten(0, steps.shape))  # rows[steps] is slower
         ended = rows["terminal"].squeeze(2).cumsum(1) > 0
         valid = torch.cat([torch.ones_like(ended[:, :1]), ~ended[:, :-1]], dim=1).float()
-        discounts = gamma ** torch.arange(length, device=start.device)
-        chunk = {"obs": rows["obs"][:, 0], "action": rows["action"].flatten(1), "valid": valid}
-        chunk |= {"reward": (rows["reward"].squeeze(2) * discounts).sum(1), "mask": rows["mask"].squeeze(2).amin(1)}
-        return chunk | {"next_obs": rows["next_obs"][:, -1]}
-
-
-def open_buffer(args: Args, files: list[str], file: str, env: gym.Env, device: torch.device, least=1) -> ReplayBuffer:
-    """A replay buffer with the file's steps in it, of `least` rows, or more to have room for the largest file."""
-    most = check_ogbench(args, files, env) if file.endswith(".npz") else 0
-    data = load_dataset(args, file, env)
-    capacity = max(least, most + 1, len(data["reward"]) + 1)
-    buffer = ReplayBuffer(capacity, env.observation_space.shape[0], env.action_space.shape[0], device)
-    buffer.load(data)
-    return buffer
+        return {"obs": rows["obs"][:, 0], "action": rows["action"].flatten(1), "valid": valid}
 
 
 @torch.no_grad()
@@ -922,10 +881,8 @@ def require_finite(step: int, values: dict[str, torch.Tensor]):
         raise SystemExit(f"error: step {step}: {', '.join(bad)} not finite; the last checkpoint stays")
 
 
-def save_checkpoint(run: str, state: dict, replay: io.BufferedWriter):
-    """Send all transitions to the disk, then swap checkpoint.pt: a crash in between leaves the last one whole."""
-    replay.flush()
-    os.fsync(replay.fileno())
+def save_checkpoint(run: str, state: dict):
+    """Swap checkpoint.pt: a crash leaves the old one."""
     blob = io.BytesIO()  # torch.save itself meets a full disk with an error of its own
     torch.save(state | {"format": FORMAT, "script": os.path.basename(__file__)}, blob)
     with open(f"{run}/checkpoint.pt.tmp", "wb") as file:
@@ -954,9 +911,8 @@ def load_checkpoint(run: str) -> dict:
     return state
 
 
-def restore(run: str, checkpoint: dict, parts: dict, buffer: ReplayBuffer, generator: torch.Generator) -> torch.Tensor:
-    """Put the networks and optimizers back, the generator, and the transitions that the buffer held; returns the rows
-    of the episode in progress."""
+def restore(run: str, checkpoint: dict, parts: dict, generator: torch.Generator):
+    """Put the networks and optimizers back, and the generator."""
     try:
         generator.set_state(checkpoint["generator"])
         for name, part in parts.items():
@@ -964,19 +920,9 @@ def restore(run: str, checkpoint: dict, parts: dict, buffer: ReplayBuffer, gener
     except Exception as error:  # other networks under the same flags, or a GPU's random numbers
         kinds = "another version of the script or the task, or of another kind of device"
         require(False, f"--resume {run}: checkpoint.pt is of {kinds} ({error})")
-    buffer.count, buffer.crc = checkpoint["counters"][0], checkpoint["crc"]
-    capacity, width = buffer.rows.shape
-    stored = np.empty((0, width), np.float32)
-    with suppress(OSError, ValueError):  # no such file, or one that is too short
-        stored = np.memmap(f"{run}/replay.bin", np.float32, "c", shape=(buffer.count, width))
-    intact = zlib.crc32(stored) == buffer.crc
-    require(intact, f"--resume {run}: replay.bin is missing or damaged; start a new run")
-    rows = torch.from_numpy(stored[-capacity:])
-    buffer.rows[torch.arange(buffer.count - len(rows), buffer.count) % capacity] = rows.to(buffer.rows.device)
-    return torch.from_numpy(np.array(stored[checkpoint["counters"][2] :]))
 
 
-def describe(files: list[str], buffer: ReplayBuffer) -> str:
+def describe(files: list[str], buffer: Dataset) -> str:
     """The data and the simulators as a table, for the run's record."""
     packages = [name for name in ("ogbench", "robosuite", "dm_control") if importlib.util.find_spec(name)]
     table = {name: importlib.metadata.version(name) for name in packages}

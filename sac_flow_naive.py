@@ -2,7 +2,7 @@
 
 Zhang et al., "SAC Flow: Sample-Efficient RL of Flow-Based Policies via Velocity-Reparameterized Sequential Modeling",
 arXiv 2509.25756. Equation numbers in parentheses are the paper's. The MLP on (s, A, t) makes the rollout a residual
-RNN: the baseline whose gradients, the paper finds, grow towards k = 0. sac_flow_g.py and sac_flow_t.py mend that.
+RNN: the baseline whose gradients, the paper finds, grow towards k = 0; sac_flow_g.py and sac_flow_t.py answer that.
 
     python sac_flow_naive.py --env-id Humanoid-v4
     python sac_flow_naive.py --env-id HalfCheetah-v4 --size small

@@ -644,12 +644,16 @@ def find_dataset(args: Args) -> list[str]:
     maker = os.path.join(os.path.dirname(os.path.abspath(__file__)), "make_dataset.py")
     maker = os.path.relpath(maker) if os.path.exists(maker) else "offline_to_online/make_dataset.py"
     new = args.dataset_path if (args.dataset_path or "").endswith(end) else f"data/{name}{end}"
+    new = new.replace("-val.npz", ".npz")  # make_dataset.py writes both
     make = f"make one for --dataset-path {new}: {sys.executable} {maker} --env-id {args.env_id} --path {new}"
     files = sorted(glob.glob(f"{path}/*.npz")) if os.path.isdir(path) else [path]
     files = [file for file in files if not file.endswith("-val.npz")]  # validation data: not read
     for fine, problem in (
         (os.path.exists(path), f"{path} is not there; download {source} to it, or {make}"),
-        (files and all(file.endswith(end) for file in files), f"is no {end} data; take {source}, or {make}"),
+        (
+            files and all(file.endswith(end) for file in files),
+            f"is no {end} data to train on; take {source}, or {make}",
+        ),
     ):
         require(fine, f"--dataset-path {args.dataset_path or '(none given)'}: {problem}")
     return files

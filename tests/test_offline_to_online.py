@@ -892,6 +892,10 @@ BAD = {
         "--dataset-path .*demo_1 has its steps out of order",
     ),
     "no such file": (lambda d, f: {"dataset_path": "nowhere.npz"}, "--dataset-path nowhere.npz: .*make_dataset.py"),
+    "validation data": (
+        lambda d, f: {"dataset_path": d[CUBE].replace(".npz", "-val.npz")},
+        r"--dataset-path \S+-val.npz: is no .npz data to train on; .* --path (?!\S*-val)\S+\.npz$",
+    ),
     "no path": (
         lambda d, f: {"env_id": "lift"},
         r"--dataset-path \(none given\): .*\.robomimic/lift/mh/low_dim_v15.hdf5 .*make_dataset.py",

@@ -830,7 +830,8 @@ def test_late_evaluations_on_can():
     assert constant[constant.script == "sac_flow_g"].success.min() >= 0.98
     decays = runs[runs.rate == "decays to 0"]
     assert (decays.success == 1).all() and set(decays.seed) == {1} and set(decays.script) == {"sac_flow_g"}
-    assert ".98 or more at each of three instants" in (ROOT / "offline_to_online" / "README.md").read_text()
+    page = " ".join((ROOT / "offline_to_online" / "README.md").read_text().split())
+    assert ".98 or more at each of three instants" in page
 
 
 def test_late_evaluations_on_cube_single():
@@ -841,7 +842,5 @@ def test_late_evaluations_on_cube_single():
     assert max(ranges["Flow-G"]) == max(ranges["Flow-T, average"]) == 0.08
     assert sorted(ranges["Flow-T"])[1:] == [0.16, 0.16]
     last = runs.query("weights == 'last' and step == 20000").groupby("script").success
-    ends = {script: sorted(f"{value:.2f}".removeprefix("0") for value in values) for script, values in last}
     page = " ".join((ROOT / "offline_to_online" / "README.md").read_text().split())
-    for script, text in (("sac_flow_g", "of Flow-G end at {}, {} and {}"), ("sac_flow_t", "Flow-T's at {}, {} and {}")):
-        assert text.format(*ends[script]) in page
+    assert "on cube-single such seeds end below the table's two" in page and last.max()["sac_flow_g"] < 0.98

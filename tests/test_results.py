@@ -427,7 +427,8 @@ def test_success_rates_in_the_readme():
         if script != "sac_gaussian":
             cells = cell("can", f"o2o_{script}", 5000, 15000), cell(CUBE, f"o2o_{script}", 10000, 30000)
             assert f"\n| {name} | {' | '.join(cells)} |\n" in readme, (name, cells)
-    steps = {(row["script"], row["step"]): float(row["eval/episodic_length"]) for row in rows if row["env"] == "lift"}
+    first = [row for row in rows if row["seed"] == "1"]
+    steps = {(row["script"], row["step"]): float(row["eval/episodic_length"]) for row in first if row["env"] == "lift"}
     told = [
         f"{steps[f'o2o_{script}', step]:.0f}"
         for script in ("sac_flow_g", "qc_fql", "sac_flow_t")
@@ -437,7 +438,7 @@ def test_success_rates_in_the_readme():
     words = words.format(*told)
     square = {
         row["script"]: f"{float(row['eval/success']):.2f}".removeprefix("0")
-        for row in rows
+        for row in first
         if (row["env"], row["step"]) == ("square", "15000")
     }
     words += f" On square Flow-G goes from .00 to {square['o2o_sac_flow_g']}, and without its experience, by as many "

@@ -5,10 +5,10 @@
 #   one gradient step per call every step counts as the first; with four it is every fourth, whatever is asked for beyond four. DQN's
 #   argument of the same name counts environment steps over the whole training, and holds.
 # Seen 2026-11-29 (gradient steps, and how many of them moved the target networks):
-#   SAC, interval    1, 1 gradient step a call   200 steps, 200 moved
-#   SAC, interval 1000, 1 gradient step a call   200 steps, 200 moved
-#   SAC, interval 1000, 4 gradient steps a call  200 steps, 50 moved
-#   DQN, interval  100, 1 gradient step a call   200 steps, 2 moved
+#   SAC, interval    1, 1 gradient step a call  200 steps, 200 moved
+#   SAC, interval 1000, 1 gradient step a call  200 steps, 200 moved
+#   SAC, interval 1000, 4 gradient steps a call 200 steps, 50 moved
+#   DQN, interval  100, 1 gradient step a call  200 steps, 2 moved
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # rliable's interquartile mean of three runs on a task is their mean, and so is its median: one failed run counts in full.
 # Versions: rliable 1.2.0, scipy 1.17.1, numpy 2.4.6
-# Behaviour: a quarter of the runs is cut off at each side, rounded down, so that of three runs none is, and of seven one. "Median" is
-#   over tasks, of each one's mean, which a single task does not have. Over two tasks all six runs are pooled, and one is cut off.
+# Behaviour: a quarter of the runs is cut off at each side, rounded down: of three runs none, of seven one. "Median" is over tasks, of
+#   each one's mean, which a single task does not have.
 # Seen 2026-11-29 (one run scores 0, the others 1):
 #   3 runs  interquartile mean 0.667, median 0.667
 #   4 runs  interquartile mean 1.000, median 0.750

@@ -580,12 +580,10 @@ def find_dataset(args: Args) -> list[str]:
     make = f"make one for --dataset-path {new}: {sys.executable} {maker} --env-id {args.env_id} --path {new}"
     files = sorted(glob.glob(f"{path}/*.npz")) if os.path.isdir(path) else [path]
     files = [file for file in files if not file.endswith("-val.npz")]  # validation data: not read
+    usable = files and all(file.endswith(end) for file in files)
     for fine, problem in (
         (os.path.exists(path), f"{path} is not there; download {source} to it, or {make}"),
-        (
-            files and all(file.endswith(end) for file in files),
-            f"is no {end} data to train on; take {source}, or {make}",
-        ),
+        (usable, f"is no {end} data to train on; take {source}, or {make}"),
     ):
         require(fine, f"--dataset-path {args.dataset_path or '(none given)'}: {problem}")
     return files

@@ -340,7 +340,7 @@ def main(args: Args) -> str:
     torch.manual_seed(args.seed)
     generator = torch.Generator(device).manual_seed(args.seed)
     flow = Actor(obs_dim, args.horizon_length * action_dim, args).to(device)
-    flow.fit(data.dataset("obs"), data.dataset("action"))
+    flow.fit(data.column("obs"), data.column("action"))
     actor = copy.deepcopy(flow)  # an average of its weights while it is pretrained: what acts, and is fine-tuned
     critic = mlp([obs_dim, *[args.critic_hidden_dim] * 3, 1], nn.Mish).to(device)
     pretrain_optimizer = torch.optim.AdamW(flow.parameters(), lr=args.pretrain_lr, weight_decay=1e-6, fused=True)
@@ -648,12 +648,10 @@ def find_dataset(args: Args) -> list[str]:
     make = f"make one for --dataset-path {new}: {sys.executable} {maker} --env-id {args.env_id} --path {new}"
     files = sorted(glob.glob(f"{path}/*.npz")) if os.path.isdir(path) else [path]
     files = [file for file in files if not file.endswith("-val.npz")]  # validation data: not read
+    usable = files and all(file.endswith(end) for file in files)
     for fine, problem in (
         (os.path.exists(path), f"{path} is not there; download {source} to it, or {make}"),
-        (
-            files and all(file.endswith(end) for file in files),
-            f"is no {end} data to train on; take {source}, or {make}",
-        ),
+        (usable, f"is no {end} data to train on; take {source}, or {make}"),
     ):
         require(fine, f"--dataset-path {args.dataset_path or '(none given)'}: {problem}")
     return files
@@ -798,15 +796,15 @@ class Dataset:
     """The file's steps, one row each, on one device."""
 
     def __init__(self, data: dict[str, np.ndarray], device: torch.device):
-        self.offline = len(data["reward"])  # number of steps
-        columns = [data[name].reshape(self.offline, -1) for name in ("obs", "action", "reward", "terminal")]
+        self.count = len(data["reward"])
+        columns = [data[name].reshape(self.count, -1) for name in ("obs", "action", "reward", "terminal")]
         self.widths = [column.shape[1] for column in columns]
         self.rows = torch.from_numpy(np.concatenate(columns, axis=1)).to(device)
         # What tells the dataset from another.
-        self.fingerprint = [self.offline, self.rows.view(torch.int32).sum().item()]
+        self.fingerprint = [self.count, self.rows.view(torch.int32).sum().item()]
 
-    def dataset(self, name: str) -> torch.Tensor:
-        """A column (N, n): obs, action, reward or terminal."""
+    def column(self, name: str) -> torch.Tensor:
+        """obs, action, reward or terminal of all steps (N, n)."""
         return self.split(self.rows)[name]
 
     def split(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -816,7 +814,7 @@ class Dataset:
     def sample(self, batch: int, length: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Chunks that start uniformly among the steps: obs (B, n), action (B, length m), valid (B, length), 0 behind
         the end of an episode."""
-        start = torch.randint(self.offline - length + 1, (batch,), generator=generator, device=generator.device)
+        start = torch.randint(self.count - length + 1, (batch,), generator=generator, device=generator.device)
         steps = start[:, None] + torch.arange(length, device=start.device)
         rows = self.split(self.rows.index_select(0, steps.flatten()).unflatten(0, steps.shape))  # rows[steps] is slower
         ended = rows["terminal"].squeeze(2).cumsum(1) > 0
@@ -926,12 +924,12 @@ def restore(run: str, checkpoint: dict, parts: dict, generator: torch.Generator)
         require(False, f"--resume {run}: checkpoint.pt is of {kinds} ({error})")
 
 
-def describe(files: list[str], buffer: Dataset) -> str:
+def describe(files: list[str], data: Dataset) -> str:
     """The data and the simulators as a table, for the run's record."""
     packages = [name for name in ("ogbench", "robosuite", "dm_control") if importlib.util.find_spec(name)]
     table = {name: importlib.metadata.version(name) for name in packages}
-    table |= {"files": len(files), "first": files[0], "steps": buffer.offline}
-    table["successes"] = int((buffer.dataset("reward") == 0).sum())
+    table |= {"files": len(files), "first": files[0], "steps": data.count}
+    table["successes"] = int((data.column("reward") == 0).sum())
     return "|name|value|\n|-|-|\n" + "\n".join(f"|{key}|{value}|" for key, value in table.items())
 
 

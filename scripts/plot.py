@@ -1065,15 +1065,15 @@ FIGURES = {function.__name__: function for function in FUNCTIONS}
 
 def main(args: Args):
     require(len(args.figures) > 0, f"name what to draw: {', '.join(FIGURES)}")
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        require(False, f"--out {args.out}: {error.strerror}; choose a folder that can be written")
     data = load(args)
     if args.returns == "success":
         fits = set(args.figures) <= {"curves", "table", "online"} and "eval/success" in data.columns
         remedy = f"is for curves, table and online of runs in {args.csv} that have it; choose eval"
         require(fits, f"--returns success: {remedy}")
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        require(False, f"--out {args.out}: {error.strerror}; choose a folder that can be written")
     look = {
         "font.size": 8,
         "axes.titlesize": 9,

@@ -205,12 +205,15 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, name):
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     first = [str(tmp_path)] if name == "export.py" else ["curves"]
     command = [sys.executable, str(ROOT / "scripts" / name), *first, "--csv", str(tmp_path / "other.csv")]
-    result = subprocess.run(command, capture_output=True, text=True)
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 2 and result.stderr.startswith("error: --csv") and result.stderr.count("\n") == 1
     assert (tmp_path / "other.csv").read_text() == "a,b\n1,2\n"
-    flag = ["--out", str(tmp_path / "other.csv")] if name == "plot.py" else ["--csv", str(tmp_path)]
-    result = subprocess.run(command[:3] + flag, capture_output=True, text=True, cwd=ROOT)
-    assert result.returncode == 2 and result.stderr.startswith(f"error: {flag[0]} {flag[1]}: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["other.csv"], "no folder of figures is made"
+    flags = ["--csv", str(tmp_path)]
+    if name == "plot.py":
+        flags = ["--out", str(tmp_path / "other.csv"), "--csv", str(ROOT / "results" / "small.csv")]
+    result = subprocess.run(command[:3] + flags, capture_output=True, text=True)
+    assert result.returncode == 2 and result.stderr.startswith(f"error: {flags[0]} {flags[1]}: ")
     assert result.stderr.count("\n") == 1
 
 

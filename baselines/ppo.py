@@ -23,6 +23,7 @@ import io
 import math
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -166,10 +167,7 @@ class RewardScaler(nn.Module):
 
 
 def frozen_view(module: nn.Module) -> nn.Module:
-    """`module` in evaluation mode and without gradients, on the same storage: it follows every in-place update.
-
-    CrossQ acts, and computes a' and the actor's loss, with running statistics: a view spares switching modes.
-    """
+    """`module` in evaluation mode and without gradients, on the same storage: it follows every in-place update."""
     view = copy.deepcopy(module).eval().requires_grad_(False)
     for tensors in (nn.Module.parameters, nn.Module.buffers):
         for mine, original in zip(tensors(view), tensors(module), strict=True):
@@ -222,6 +220,7 @@ def main(args: Args) -> str:
     films = [args.capture_video] + [False] * (args.eval_episodes - 1) if args.eval_frequency else []
     eval_envs = [make_env(args, film) for film in films]
     obs_dim, box = env.observation_space.shape[0], env.action_space
+    box.seed(args.seed)
     buffer = Rollout(max(args.num_steps, LONGEST_EPISODE), obs_dim, box.shape[0], device)
 
     # Networks and optimizers.
@@ -287,7 +286,7 @@ def main(args: Args) -> str:
         rows = restore(args.resume, checkpoint, parts, buffer, generator)
         start, episode, episode_start, last_return, metrics, _ = checkpoint["counters"]
     obs, episode_return, ended = replay_episode(env, buffer.split(rows), episode_seed(args.seed, episode))
-    path, writer = start_run(args, device, start)
+    path, writer, lock = start_run(args, device, start)
 
     # With miniters=1 its rate, and thus the remaining time, is that of the moment; disable=None: on a terminal alone.
     progress = tqdm(total=args.total_timesteps, initial=start, miniters=1, disable=None, leave=False)
@@ -356,10 +355,10 @@ def main(args: Args) -> str:
         if (step + 1) % args.num_steps == 0:
             metrics |= update((step + 1 - args.num_steps) / args.total_timesteps)
         progress.update()
-    for opened in (progress, writer, env, *eval_envs):
+    for opened in (progress, writer, lock, env, *eval_envs):
         opened.close()
     if stopping:
-        print(f"interrupted; go on with: {sys.executable} {sys.argv[0]} --resume {path}")
+        print(f"interrupted; go on with: {shlex.join([sys.executable, sys.argv[0], '--resume', path])}")
         raise SystemExit(128 + STOP[0])
     return path
 
@@ -402,17 +401,21 @@ def prepare(args: Args) -> torch.device:
         ("num_minibatches", whole, divisor),
         ("track", not args.track or importlib.util.find_spec("wandb"), "pip install wandb first"),
         ("capture_video", not args.capture_video or importlib.util.find_spec("imageio_ffmpeg"), "needs imageio-ffmpeg"),
+        ("capture_video", not args.capture_video or args.eval_frequency, "films evaluations; give --eval-frequency"),
     ):
         require(fine, f"--{flag.replace('_', '-')} {getattr(args, flag)}: {remedy}")
     if args.compile and not has_compiler(torch.device(device)):
         print("no compiler or no Python.h found: running without torch.compile, slower")
         args.compile = False
-    bf16 = any(there for name, there in torch.cpu.get_capabilities().items() if "bf16" in name)
+    processor = torch.cpu.get_capabilities()
+    bf16 = any(there for name, there in processor.items() if "bf16" in name)
     if args.bf16 and device == "cpu" and not bf16:
         print("--bf16: this processor has no bfloat16 instructions and will be slower with it, not faster", flush=True)
-    # "medium" sends float32 products to oneDNN on a CPU: twice as fast with AVX-512, no faster with AVX2, and bfloat16
-    # only where the CPU has AMX. "high" is TF32 on CUDA.
-    torch.set_float32_matmul_precision("medium" if device == "cpu" else "high")
+    # "medium" sends float32 products on a CPU to oneDNN, twice as fast with AVX-512. With AMX, and on Arm, it would
+    # make bfloat16 of them, which --bf16 alone may do. "high" is TF32 on CUDA.
+    exact = processor.get("architecture") == "x86_64" and not processor.get("amx_bf16")
+    on_cpu = "medium" if exact else "highest"
+    torch.set_float32_matmul_precision(on_cpu if device == "cpu" else "high")
     return torch.device(device)
 
 
@@ -451,7 +454,6 @@ def make_env(args: Args, film: bool = False, introduce: bool = False) -> gym.Env
         env = gym.wrappers.TransformObservation(env, lambda obs: np.array(obs, np.float32).reshape(space.shape), space)
         env.reset(seed=0)
         env.step(box.sample())
-        box.seed(args.seed)
         if film and hasattr(env.unwrapped, "mujoco_renderer") and env.unwrapped.model.ncam:
             env.unwrapped.mujoco_renderer.camera_id = 0  # which follows the body: Gymnasium's own view loses it
         if film:
@@ -523,8 +525,8 @@ class Rollout:
 
 
 def evaluate(actor, envs: list[gym.Env], seed: int, device: torch.device, film: str | None = None) -> np.ndarray:
-    """Undiscounted returns (n,) of one deterministic episode per environment, the first one filmed; cut short by
-    a signal to stop. Same seed: same start states and A_0."""
+    """Undiscounted returns (n,) of one episode per environment, the first one filmed; cut short by a signal to stop.
+    Same seed: same start states and noise."""
     generator, box, writer = torch.Generator(device).manual_seed(seed), envs[0].action_space, None
     returns, running = np.zeros(len(envs)), np.ones(len(envs), dtype=bool)
     if film:
@@ -622,7 +624,21 @@ def restore(run: str, checkpoint: dict, parts: dict, buffer: Rollout, generator:
     return buffer.last(min(buffer.count - checkpoint["counters"][2], len(rows))).cpu()
 
 
-def start_run(args: Args, device: torch.device, step: int) -> tuple[str, SummaryWriter]:
+def hold(run: str) -> io.BufferedWriter:
+    """Keeps other processes from going on with the run while this file is open: two would destroy it."""
+    file = open(f"{run}/lock", "ab")  # noqa: SIM115
+    with suppress(ImportError):  # no such locks on Windows
+        import fcntl
+
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            taken = error.errno in (errno.EACCES, errno.EAGAIN)  # else the file system has no locks
+            require(not taken, f"--resume {run}: another process trains it; stop that first")
+    return file
+
+
+def start_run(args: Args, device: torch.device, step: int) -> tuple[str, SummaryWriter, io.BufferedWriter]:
     """Make the run's folder and record what is needed to repeat the run; with --resume go on in it at `step`.
     From here on a signal to stop means a checkpoint."""
     name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns() // 1_000_000}"
@@ -641,6 +657,7 @@ def start_run(args: Args, device: torch.device, step: int) -> tuple[str, Summary
         os.makedirs(path, exist_ok=bool(args.resume))
     except OSError as error:
         require(False, f"--run-dir {args.run_dir}: {error.strerror}; choose a folder that can be written")
+    lock = hold(path)
     here = os.path.dirname(os.path.abspath(__file__))
     command = ["git", "-C", here, "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
     git = subprocess.run(command, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
@@ -653,7 +670,7 @@ def start_run(args: Args, device: torch.device, step: int) -> tuple[str, Summary
     print(f"run: {path}", flush=True)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    return path, writer
+    return path, writer, lock
 
 
 def read_args(argv: list[str] | None = None) -> Args:
@@ -663,7 +680,7 @@ def read_args(argv: list[str] | None = None) -> Args:
         name = flag.removeprefix("--no-").removeprefix("--")
         require(value not in ("True", "False"), f"{flag} {value}: write --{name} or --no-{name}, without a value")
     given = tyro.cli(Args, args=argv)
-    if not given.resume:
+    if given.resume is None:
         return given
     checkpoint = load_checkpoint(given.resume)
     default = Args(**checkpoint["args"])

@@ -7,8 +7,9 @@
 
 The network is that of the script of this name in this repository: a fork that kept the name goes by --script.
 A policy file has the actor's weights and running statistics, its flags and the name of its script: no critic, no
-optimizer, no replay buffer. Nothing that is read can execute. The first --eval-episodes episodes start as those of the
-run's own evaluations; with as many --episodes the returns are theirs.
+optimizer, no replay buffer. Nothing that is read can execute; a task MODULE:TASK imports the installed module. The
+first --eval-episodes episodes start as those of the run's own evaluations; with as many --episodes the returns are
+theirs.
 """
 
 import csv
@@ -80,7 +81,8 @@ def load(path: Path, script: Path | None) -> tuple[dict, object]:
     require(not problem, f"{path}: no checkpoint or policy file, or a damaged one ({problem})")
     known = isinstance(state, dict) and {"script", "args", "actor"} <= state.keys()
     require(known, f"{path}: of an older version of the scripts; evaluate it with that version")
-    places = [script] if script else [ROOT / folder / state["script"] for folder in FOLDERS]
+    name = Path(state["script"]).name  # a file must not choose a script elsewhere
+    places = [script] if script else [ROOT / folder / name for folder in FOLDERS]
     places = [place for place in places if place.is_file()]
     require(len(places) > 0, f"{path}: there is no {script or state['script']} here; name the script by --script")
     for place in places:
@@ -156,13 +158,18 @@ def main(args: Args):
     require(args.seed is None or 0 <= args.seed < 2**31, f"--seed {args.seed}: choose a number from 0 to 2147483647")
     coded = not args.video or importlib.util.find_spec("imageio_ffmpeg")
     require(coded, f"--video {args.video}: needs imageio-ffmpeg; pip install imageio-ffmpeg first")
+    alone = not (args.save_policy and (args.video or args.csv))
+    require(alone, f"--save-policy {args.save_policy}: evaluates nothing; give --video and --csv in another call")
     problem = ""
     try:
         torch.zeros(1, device=args.device)
     except (RuntimeError, AssertionError) as error:
         problem = str(error).partition("\n")[0]
     require(not problem, f"--device {args.device}: {problem}; choose cpu, or another that is there")
-    torch.set_float32_matmul_precision("medium" if args.device == "cpu" else "high")  # as in training
+    processor = torch.cpu.get_capabilities()  # products as in training
+    exact = processor.get("architecture") == "x86_64" and not processor.get("amx_bf16")
+    on_cpu = "medium" if exact else "highest"
+    torch.set_float32_matmul_precision(on_cpu if args.device == "cpu" else "high")
     loaded, rows = [load(path, args.script) for path in args.paths], []
     for path, (state, module) in zip(args.paths, loaded, strict=True):
         step = state["step"] if "step" in state else state["counters"][0]

@@ -624,7 +624,8 @@ def test_only_termination_ends_the_bootstrap_and_targets_get_no_gradient(module)
 def test_presets_are_filled_in_and_recorded(module, tmp_path):
     assert all(preset.keys() == module.PUBLISHED.keys() for preset in module.PRESETS.values())
     for name, value in module.PUBLISHED.items():
-        assert getattr(module.Args(env_id="Hopper-v4"), name) == module.PRESETS["Hopper"][name]
+        for task in ("Hopper-v4", "gymnasium.envs.mujoco:Hopper-v4"):
+            assert getattr(module.Args(env_id=task), name) == module.PRESETS["Hopper"][name]
         assert getattr(module.Args(env_id="Hopper-v4", published=True), name) == value
         assert getattr(module.Args(env_id="Reacher-v4"), name) == value  # a task without a preset
         assert getattr(module.Args(env_id="Hopper-v4", published=True, **{name: 7.0}), name) == 7.0
@@ -640,6 +641,7 @@ BAD = {
     "--env-id Hoper-v4": "Hopper",
     "--env-id Unbounded-v0": "bounded one-dimensional Box",
     "--device tpu": "choose auto, cpu",
+    "--capture-video --eval-frequency 0": "--capture-video True: films evaluations",
     "--resume nowhere": "--resume nowhere: checkpoint.pt is missing",
     "--compile False": "write --compile or --no-compile",
 }
@@ -649,6 +651,7 @@ OWN_BAD = {
     | {"--q-grad-coeff -1": "from 0"},
     "dime": {"--v-max -1": "from 1e-09", "--batch-size 90000": "--learning-starts", "--atoms 1": "from 2"},
     "flowrl": {"--expectile 2": "from 0 to 1", "--batch-size 90000": "raise --learning-starts"}
+    | {"--batch-size 9 --buffer-size 5": "raise --buffer-size"}
     | {"--bc-coeff 0": "from 0.001"},
 }
 

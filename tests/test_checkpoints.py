@@ -611,7 +611,7 @@ def test_a_run_killed_resumes_from_the_checkpoint_that_is_whole(hook, step, star
     assert step_of(killed.path) == step
     finish(killed.path)
     left = {file.name for file in killed.path.iterdir() if not file.name.startswith("events")}
-    assert left == {"checkpoint.pt", "replay.bin"}, "nothing of the torn checkpoint is left"
+    assert left == {"checkpoint.pt", "replay.bin", "lock"}, "nothing of the torn checkpoint is left"
 
 
 def test_a_run_killed_in_its_last_checkpoint_still_gets_it(start, finish):
@@ -647,6 +647,35 @@ def test_a_finished_run_goes_on_to_a_raised_total_only(start, undisturbed, flags
 def finished(start):
     """A finished run of sac_flow_g."""
     return start()
+
+
+HOLD = "import fcntl, sys; file = open(sys.argv[1], 'ab'); fcntl.lockf(file, fcntl.LOCK_EX); print(); sys.stdin.read()"
+
+
+def test_a_run_that_another_process_trains_is_left_alone(start, finish):
+    """Both would write into one replay.bin. Once the other has ended, whatever way, it goes on."""
+    stopped = start(hook=(hook_signal, "stepping", signal.SIGTERM, 64))
+    before = contents(stopped.path)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", HOLD, stopped.path / "lock"], **pipes) as other:
+        other.stdout.readline()
+        error = one_line_error(start(resume=stopped.path))
+        assert f"--resume {stopped.path}: another process trains it" in error and contents(stopped.path) == before
+        other.kill()
+    finish(stopped.path)
+
+
+def test_a_run_holds_its_folder_while_it_trains(start):
+    def refused(process, out):
+        while not (checkpoints := [*out.parent.parent.glob("runs/*/checkpoint.pt")]):
+            assert process.is_alive()
+            time.sleep(0.01)
+        probe = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'ab'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+        call = [sys.executable, "-c", probe, checkpoints[0].with_name("lock")]
+        assert b"BlockingIOError" in subprocess.run(call, capture_output=True).stderr
+        os.kill(process.pid, signal.SIGTERM)
+
+    assert start(meanwhile=refused, total_timesteps=10**6).code == 143
 
 
 def test_a_conflicting_flag_names_both_values(finished, start):

@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import importlib.machinery
 import importlib.util
+import math
 import os
 import re
 import shutil
@@ -126,6 +127,22 @@ def test_bf16_without_its_instructions_is_said(name, instructions, monkeypatch, 
         assert said.startswith("--bf16: ") == (bf16 and "amx_bf16" not in instructions) and said.count("\n") <= 1
 
 
+@pytest.mark.parametrize("name", [*SCRIPTS, "dime", "flowrl", "ppo", "qsm"])
+def test_products_are_of_float32_on_every_processor(name, monkeypatch):
+    """ "medium" is faster where oneDNN computes in float32, and bfloat16 where it has faster instructions for that."""
+    monkeypatch.syspath_prepend(str(ROOT / "baselines"))
+    module, before = importlib.import_module(name), torch.get_float32_matmul_precision()
+    for processor, expected in (
+        ({"architecture": "x86_64", "avx512_bf16": True, "amx_bf16": False}, "medium"),
+        ({"architecture": "x86_64", "avx512_bf16": True, "amx_bf16": True}, "highest"),
+        ({"architecture": "aarch64"}, "highest"),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda processor=processor: processor)
+        module.prepare(module.Args(device="cpu"))
+        assert torch.get_float32_matmul_precision() == expected
+    torch.set_float32_matmul_precision(before)
+
+
 def test_help_documents_every_flag(script, capsys):
     with pytest.raises(SystemExit) as stop:
         tyro.cli(script.Args, args=["--help"])
@@ -135,6 +152,13 @@ def test_help_documents_every_flag(script, capsys):
         sentence = re.search(rf"^    {field.name}: .*?  # (.+)$", Path(script.__file__).read_text(), re.MULTILINE)[1]
         assert f" --{field.name.replace('_', '-')}" in text
         assert f"{sentence} (default: {field.default})" in text
+
+
+def test_an_empty_resume_is_no_new_run(script, capsys):
+    """As of `--resume "$RUN"` without that variable."""
+    with pytest.raises(SystemExit):
+        script.read_args(["--resume", ""])
+    assert "--resume : checkpoint.pt is missing" in capsys.readouterr().err
 
 
 def test_command_line_reaches_the_arguments(script):
@@ -177,7 +201,9 @@ BAD = [
     ({"alpha": 0.0}, "--alpha", "choose"),  # its logarithm is learned
     ({"log_std_min": 2.0}, "--log-std-min", "below --log-std-max"),
     ({"learning_starts": 80}, "--learning-starts", "below --total-timesteps"),
-    ({"batch_size": 32}, "--batch-size", "30 steps; .*--learning-starts"),
+    ({"batch_size": 32}, "--batch-size", "raise --learning-starts"),
+    ({"batch_size": 30, "buffer_size": 20}, "--batch-size", "raise --buffer-size"),
+    ({"capture_video": True, "eval_frequency": 0}, "--capture-video", "give --eval-frequency"),
     ({"buffer_size": 10**13}, "--buffer-size", r"\d+ would fit"),
     ({"device": "cuda"}, "--device", "auto, cpu"),
     ({"device": "tpu"}, "--device", "auto, cpu"),
@@ -191,6 +217,7 @@ BAD_OWN = {
     "sac_gaussian": [{"hidden_dim": -1}],
 }
 CASES = [(name, *case) for name in SCRIPTS for case in BAD]
+CASES += [("sac_gaussian", {"target_entropy": value}, "--target-entropy", "choose") for value in (math.nan, math.inf)]
 CASES += [(name, bad, "--" + next(iter(bad)).replace("_", "-"), "1 ") for name in SCRIPTS for bad in BAD_OWN[name]]
 
 
@@ -306,7 +333,7 @@ def test_script_alone_in_a_folder_trains(script, tmp_path):
     assert sorted(os.listdir(tmp_path)) == sorted([f"{script.__name__}.py", "runs"])
     (folder,) = (tmp_path / "runs").iterdir()
     assert re.fullmatch(rf"InvertedPendulum-v4__{script.__name__}__1__\d{{13}}", folder.name)
-    assert sorted(path.name.split(".")[0] for path in folder.iterdir()) == ["checkpoint", "events", "replay"]
+    assert sorted(path.name.split(".")[0] for path in folder.iterdir()) == ["checkpoint", "events", "lock", "replay"]
 
 
 TAGS = {"charts/episodic_return", "charts/episodic_length", "charts/SPS", "eval/episodic_return"}

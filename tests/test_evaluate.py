@@ -105,6 +105,8 @@ def test_a_policy_file_is_the_actor_its_flags_and_nothing_that_executes(runs, tm
     del state["args"]["bf16"]  # as if the flag had come after this policy
     torch.save(state | {"script": "my_fork.py"}, policy)
     assert "name the script by --script" in refused(policy)
+    torch.save(state | {"script": str(tmp_path / "my_fork.py")}, policy)  # which might come with the policy
+    assert "name the script by --script" in refused(policy)
     score(policy, "--script", tmp_path / "my_fork.py", "--episodes", 1)
 
 
@@ -186,6 +188,7 @@ def test_bad_input(runs, tmp_path, refused):
         ((run, "--video", tmp_path / "film.avi"), "--video"),
         ((run, other, "--video", tmp_path / "film.mp4"), "--video"),
         ((run, other, "--save-policy", tmp_path / "policy.pt"), "--save-policy"),
+        ((run, "--save-policy", tmp_path / "policy.pt", "--csv", tmp_path / "scores.csv"), "--save-policy"),
     ):
         assert flag in refused(*words)
     assert not (tmp_path / "scores.csv").exists() and not (tmp_path / "film.mp4").exists()

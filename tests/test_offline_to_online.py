@@ -789,6 +789,10 @@ BAD = {
         "--dataset-path .*without qpos",
     ),
     "damaged archive": (lambda d, f: {"dataset_path": damaged(d, f)}, "--dataset-path .*not readable"),
+    "a film of nothing": (
+        lambda d, f: {"dataset_path": d[CUBE], "capture_video": True, "eval_frequency": 0},
+        "--capture-video True: .*--eval-frequency",
+    ),
     "damaged later shard": (lambda d, f: {"dataset_path": damaged_shard(d, f)}, "--dataset-path .*1.npz: not readable"),
     "later shard of another task": (
         lambda d, f: {"dataset_path": shards(d, f, qpos=lambda q: q[:, 1:])},

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -83,7 +84,8 @@ def call(words: str, folder, **env):
     flags = " ".join(
         f"--{name.replace('_', '-')} {value}" for name, value in small().items() if name not in ("compile", "env_id")
     )
-    command = [sys.executable, str(ROOT / "sac_flow_g.py"), *f"{flags} --no-compile --run-dir {folder} {words}".split()]
+    command = [sys.executable, str(ROOT / "sac_flow_g.py"), *f"{flags} --no-compile {words}".split()]
+    command += ["--run-dir", str(folder)]
     env = os.environ | {"PYTHONPATH": str(ROOT / "tests"), "OMP_NUM_THREADS": "1"} | env
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
 
@@ -225,7 +227,7 @@ def test_a_task_made_of_another_keeps_its_name(script):
 
 def test_ctrl_c_ends_a_long_evaluation_which_the_resumed_run_repeats(tmp_path):
     lasts = tmp_path / "lasts"
-    process = call("--env-id tasks:Lasting-v0 --eval-episodes 1", tmp_path / "runs", LASTS=str(lasts))
+    process = call("--env-id tasks:Lasting-v0 --eval-episodes 1", tmp_path / "my runs", LASTS=str(lasts))
     while not lasts.exists():  # no training episode gets there
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
@@ -233,9 +235,9 @@ def test_ctrl_c_ends_a_long_evaluation_which_the_resumed_run_repeats(tmp_path):
     began = time.monotonic()
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130 and time.monotonic() - began < 10 and "go on with: " in output, output
-    (run,) = (tmp_path / "runs").iterdir()
+    (run,) = (tmp_path / "my runs").iterdir()
     assert "eval/episodic_return" not in scalars(run)
-    go_on = output.split("go on with: ")[1].split()
+    go_on = shlex.split(output.split("go on with: ")[1])
     env = os.environ | {"PYTHONPATH": str(ROOT / "tests"), "OMP_NUM_THREADS": "1"}
     assert subprocess.run(go_on, capture_output=True, env=env, timeout=300).returncode == 0
     assert [step for step, _ in scalars(run)["eval/episodic_return"]] == [40, 80]

@@ -3,12 +3,13 @@
 import copy
 import functools
 import importlib
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import BOX, FLOWS, make_actor, scalars, small
+from conftest import BOX, FLOWS, CountingEnv, make_actor, scalars, small
 from test_networks import numpy_batch_renorm
 
 from sac_flow_g import has_compiler
@@ -591,3 +592,23 @@ def test_a_step_moves_all_running_statistics(script):
         assert norm.steps == 1
         torch.testing.assert_close(norm.running_mean, 0.01 * norm.batch_mean)
         torch.testing.assert_close(norm.running_var, 0.99 + 0.01 * norm.batch_var)
+
+
+class FreshSpace(CountingEnv):
+    """A task that makes its action space at each look."""
+
+    @property
+    def action_space(self):
+        return gym.spaces.Box(BOX.low, BOX.high)
+
+
+gym.register("FreshSpace-v0", FreshSpace, max_episode_steps=11)
+
+
+def test_random_actions_follow_the_seed_where_a_task_makes_its_space_anew(script, tmp_path):
+    flags = small(env_id="FreshSpace-v0", total_timesteps=32, eval_frequency=0)
+    rows = []
+    for i in range(2):
+        run = script.main(script.Args(run_dir=str(tmp_path / str(i)), **flags))
+        rows.append((Path(run) / "replay.bin").read_bytes())
+    assert rows[0] == rows[1]

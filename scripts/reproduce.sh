@@ -332,6 +332,10 @@ END
                 sweep "runs/forks/qc_fql_no_experience.py" "$task" --policy-hidden-dim 256 \
                     --exp-name o2o_qc_fql-no_experience </dev/null
             done <<<$'can 300\nlift 300\nsquare 400'
+            # On policy, so with ten times the steps; its axis would hide the others' curves.
+            flags=(--critic-hidden-dim 256 --hidden-dim 256 --dataset-path data/can.hdf5 --step-limit 300)
+            flags+=(--offline-steps 5000 --total-timesteps 100000 --eval-frequency 25000)
+            sweep "$folder/reinflow.py" can --num-envs 8 --num-steps 125 --batch-size-online 1000
             dataset "cube-single-play-singletask-task1-v0" data/cube-single-play-v0.npz 100
             flags=("${common[@]}" --dataset-path data/cube-single-play-v0.npz --offline-steps 10000)
             flags+=(--total-timesteps 20000 --eval-frequency 5000)
@@ -341,7 +345,8 @@ END
             sweep "$folder/qc_fql.py" "$cube" --policy-hidden-dim 256
         fi
         flags=(${usual[@]+"${usual[@]}"})
-        draw "" curves online table --returns success
+        draw "script != 'o2o_reinflow'" curves --returns success
+        draw "" online table --returns success
         ;;
     esac
 done

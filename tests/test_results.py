@@ -428,23 +428,28 @@ def test_success_rates_in_the_readme():
             cells = cell("can", f"o2o_{script}", 5000, 15000), cell(CUBE, f"o2o_{script}", 10000, 30000)
             assert f"\n| {name} | {' | '.join(cells)} |\n" in readme, (name, cells)
     first = [row for row in rows if row["seed"] == "1"]
-    steps = {(row["script"], row["step"]): float(row["eval/episodic_length"]) for row in first if row["env"] == "lift"}
+    lift = {(row["script"], row["step"], row["seed"]): row for row in rows if row["env"] == "lift"}
+    assert min(float(row["eval/success"]) for (_, step, _), row in lift.items() if step == "5000") == 0.92
     told = [
-        f"{steps[f'o2o_{script}', step]:.0f}"
+        f"{float(lift[f'o2o_{script}', step, seed]['eval/episodic_length']):.0f}"
         for script in ("sac_flow_g", "qc_fql", "sac_flow_t")
         for step in ("5000", "15000")
+        for seed in "12"
     ]
-    words = "Flow-G's noise-free episodes go from {} to {} steps, QC-FQL's from {} to {}, Flow-T's from {} to {}."
+    words = "from {} {} to {} {} steps with Flow-G, from {} {} to {} {} with QC-FQL, from {} {} to {} {} with Flow-T."
     words = words.format(*told)
+    assert words in " ".join(readme.split())
     square = {
         row["script"]: f"{float(row['eval/success']):.2f}".removeprefix("0")
         for row in first
         if (row["env"], row["step"]) == ("square", "15000")
     }
-    words += f" On square Flow-G goes from .00 to {square['o2o_sac_flow_g']}, and without its experience, by as many "
+    words = f"On square Flow-G goes from .00 to {square['o2o_sac_flow_g']}, and without its experience, by as many "
     words += f"updates on the dataset alone, to {square['o2o_sac_flow_g-no_experience']}; QC-FQL from .10 to "
     words += f"{square['o2o_qc_fql']} and, on the dataset alone, to {square['o2o_qc_fql-no_experience']}:"
     assert words in " ".join(readme.split())
+    reinflow = [f"{float(row['eval/success']):.2f}"[1:] for row in rows if row["script"] == "o2o_reinflow"]
+    assert f"{reinflow[0]} before, {reinflow[-1]} after ten times the others' steps" in " ".join(readme.split())
 
 
 def test_success_rates_in_the_decisions_log():

@@ -462,8 +462,8 @@ def prepare(args: Args) -> torch.device:
         value, flag = getattr(args, field.name), "--" + field.name.replace("_", "-")
         if field.type in (int, float, float | None) and value is not None:
             width = field.name.endswith(("_dim", "_model", "_layers"))
-            usual = {int: (1, 2**14 if width else 2**62), float: (-1e6, 1e6)}
-            low, high = limits.get(field.name, usual[field.type])
+            usual = (1, 2**14 if width else 2**62) if field.type is int else (-1e6, 1e6)
+            low, high = limits.get(field.name, usual)
             require(low <= value <= high, f"{flag} {value}: choose a number from {low} to {high}")
     devices = ["cpu"] + ["mps"] * torch.backends.mps.is_available() + ["cuda"] * torch.cuda.is_available()
     device = {"auto": "cuda" if "cuda" in devices else "cpu"}.get(args.device, args.device)

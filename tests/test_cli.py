@@ -143,6 +143,10 @@ def test_products_are_of_float32_on_every_processor(name, monkeypatch):
     torch.set_float32_matmul_precision(before)
 
 
+def test_a_target_entropy_is_taken(script):
+    assert script.prepare(script.Args(target_entropy=-8.5, device="cpu")).type == "cpu"
+
+
 def test_help_documents_every_flag(script, capsys):
     with pytest.raises(SystemExit) as stop:
         tyro.cli(script.Args, args=["--help"])

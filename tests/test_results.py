@@ -686,7 +686,7 @@ def test_contacts_in_the_decisions_log():
     told = 2 * stats.t.sf((difference / table["standard_error"]).abs(), table["episodes"] - 1) * len(table) < 0.05
     shown = table["policy"].isin(("Humanoid-v4__sac_flow_t", "Hopper-v4__sac_flow_t__narrow_2"))
     for name, (_, row) in zip(
-        ("Humanoid-v4, Flow-T", "Hopper-v4, Flow-T, seed 2"), table[shown].iterrows(), strict=True
+        ("Humanoid-v4, Flow-T, corrected", "Hopper-v4, Flow-T, seed 2"), table[shown].iterrows(), strict=True
     ):
         cells = f"{row.today:.0f} | {row.before:.0f} | {row.before - row.today:+.0f} ± {row.standard_error:.0f}"
         assert f"| {name} | {cells} |" in log, cells

@@ -435,7 +435,7 @@ def test_success_rates_in_the_readme():
         row = lift[f"o2o_{script}", step, seed]
         success, length = float(row["eval/success"]), float(row["eval/episodic_length"])
         told.append(f"{(length - 300 * (1 - success)) / success:.0f}")
-    words = "from {} {} to {} {} steps with Flow-G, from {} {} to {} {} with QC-FQL, from {} {} to {} {} with Flow-T (from"
+    words = "from {} {} to {} {} steps with Flow-G, from {} {} to {} {} with QC-FQL, from {} {} to {} {} with Flow-T ("
     words = words.format(*told)
     assert words in " ".join(readme.split())
     square = {

@@ -4,6 +4,7 @@ import copy
 import functools
 import importlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,8 @@ sys.path.insert(0, str(ROOT))
 # Runs resumed within a second: readers sort files by name, in which the tenth of a process comes before the ninth.
 event_file_writer._global_uid = event_file_writer.AtomicCounter(1000)
 torch.set_num_threads(1)  # two threads on small products only wait for each other
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # tests in the background: what they start would ignore Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 LONGEST = ("test_sweep.py", "test_offline_to_online.py", "test_training.py")  # those of Slurm wait for its clocks

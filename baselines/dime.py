@@ -214,8 +214,8 @@ class BatchRenorm(nn.Module):
     Training mode normalises with the batch's statistics, corrected towards the running ones by r and d; the first
     `warmup` training calls are plain batch normalization. Evaluation mode uses the running statistics. They move in
     `track`, after the backward pass, and not in `forward`: a compiled backward pass recomputes r and d from them, and
-    with moved statistics its gradients are silently wrong (pytorch/pytorch#197039). `track` sees the last call alone:
-    a loss may call each once.
+    with moved statistics its gradients are silently wrong (pytorch/pytorch#197039). `track` sees a layer's last
+    call alone, so that a loss may call a layer once.
     """
 
     def __init__(self, n: int, warmup=100_000, momentum=0.99, eps=1e-3, r_max=3.0, d_max=5.0):

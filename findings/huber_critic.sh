@@ -4,7 +4,7 @@
 # Behaviour: loss_function is "smooth_l1" in SACLoss, TD3Loss, REDQLoss and CrossQLoss, "l2" in DDPGLoss and DQNLoss. An error above 1
 #   pulls no harder than one of 1, so that what is learned of a spread of returns is nearer to their median than to their mean. Returns
 #   of MuJoCo tasks differ by hundreds. loss_function="l2" learns the mean.
-# Seen 2026-11-29 (value of one state whose steps all end, one in ten with reward 10):
+# Seen 2026-11-30 (value of one state whose steps all end, one in ten with reward 10):
 #   SACLoss                      0.111
 #   SACLoss, loss_function="l2"  1.000
 #   TD3Loss                      0.111

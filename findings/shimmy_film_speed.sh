@@ -3,7 +3,7 @@
 # Versions: shimmy 2.0.1, dm_control 1.0.41, gymnasium 1.4.0, mujoco 3.8.1
 # Behaviour: metadata["render_fps"], which RecordVideo and most film writers take, is the control step times 1000. At 32 ms a step that is
 #   about right; a shorter step makes it smaller where it should be larger. Gymnasium's MuJoCo tasks refuse a rate that is not 1 / dt.
-# Seen 2026-11-29 (control step, render_fps, the rate of real time, and how many times too slow a film is):
+# Seen 2026-11-30 (control step, render_fps, the rate of real time, and how many times too slow a film is):
 #   cheetah-run       0.010 s  10 fps, 100 in real time: 10.0 times
 #   finger-spin       0.020 s  20 fps,  50 in real time:  2.5 times
 #   humanoid-walk     0.025 s  25 fps,  40 in real time:  1.6 times

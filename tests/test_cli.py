@@ -129,7 +129,7 @@ def test_bf16_without_its_instructions_is_said(name, instructions, monkeypatch, 
 
 @pytest.mark.parametrize("name", [*SCRIPTS, "dime", "flowrl", "ppo", "qsm"])
 def test_products_are_of_float32_on_every_processor(name, monkeypatch):
-    """ "medium" is faster where oneDNN computes in float32, and bfloat16 where it has faster instructions for that."""
+    """PyTorch's "medium" is faster where oneDNN computes in float32, and bfloat16 where that has instructions."""
     monkeypatch.syspath_prepend(str(ROOT / "baselines"))
     module, before = importlib.import_module(name), torch.get_float32_matmul_precision()
     for processor, expected in (

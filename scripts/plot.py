@@ -44,11 +44,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import scipy  # its parts load where they are used: scipy.stats takes a second
 import tyro
 from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
-from scipy import optimize, stats
 
 # Okabe and Ito's palette and some of Tol's; lines differ in dashes and markers too, for print without colour.
 STYLES = {
@@ -263,8 +263,8 @@ def combination(groups: list[np.ndarray], weights: list[float]) -> Estimate | No
         return Estimate(value, value, value, float(value == 0))
     freedom = variance**2 / sum(share**2 / (len(group) - 1) for share, group in zip(shares, groups, strict=True))
     error = variance**0.5
-    margin = stats.t.ppf(0.975, freedom) * error
-    return Estimate(value, value - margin, value + margin, 2 * stats.t.sf(abs(value) / error, freedom))
+    margin = scipy.stats.t.ppf(0.975, freedom) * error
+    return Estimate(value, value - margin, value + margin, 2 * scipy.stats.t.sf(abs(value) / error, freedom))
 
 
 def holm(p: list[float]) -> np.ndarray:
@@ -278,13 +278,14 @@ def holm(p: list[float]) -> np.ndarray:
 def detectable(seeds: int, level: float = 0.05, power: float = 0.8) -> float:
     """The difference of two groups of that many seeds that a t-test finds in 80 % of cases, in standard deviations."""
     freedom = 2 * seeds - 2
-    threshold = stats.t.isf(level / 2, freedom)
-    spread = np.sqrt(stats.chi2.ppf((np.arange(2000) + 0.5) / 2000, freedom) / freedom)  # of the estimated deviation
+    threshold = scipy.stats.t.isf(level / 2, freedom)
+    quantiles = (np.arange(2000) + 0.5) / 2000
+    spread = np.sqrt(scipy.stats.chi2.ppf(quantiles, freedom) / freedom)  # of the estimated deviation
 
     def found(difference: float) -> float:
-        return stats.norm.cdf(difference * np.sqrt(seeds / 2) - threshold * spread).mean()
+        return scipy.stats.norm.cdf(difference * np.sqrt(seeds / 2) - threshold * spread).mean()
 
-    return optimize.brentq(lambda difference: found(difference) - power, 0, 1000)
+    return scipy.optimize.brentq(lambda difference: found(difference) - power, 0, 1000)
 
 
 def print_correction(differences: list[Estimate | None]):
@@ -683,7 +684,7 @@ def speed(args: Args, data: pd.DataFrame):
                 note(f"speed: {line} on {env}: {name} is {kinds} in one bar; --by {name} separates them")
     lines, envs = order(data), sorted(data.env.unique())
     look = styles(lines)
-    runs = data.groupby(["line", "env", "seed"]).steps_per_second.agg(stats.hmean)
+    runs = data.groupby(["line", "env", "seed"]).steps_per_second.agg(scipy.stats.hmean)
     width = 0.8 / len(lines)
     fig, axes = grid(1, 1)
     fig.set_size_inches(max(4.2, 0.5 + 0.45 * len(lines) * len(envs)), 2.9)

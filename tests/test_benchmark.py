@@ -23,27 +23,28 @@ def read(path) -> list[dict]:
 
 
 def test_rows_take_turns_and_are_written(tmp_path):
-    """Two scripts and their older selves: a row each, with a start, a time, a peak, and the first row's ratio of 1."""
+    """A script and its older self, here with one step: a row each, with a start, a time, a peak, and the first's ratio
+    of 1."""
     table, picture = tmp_path / "benchmark.csv", tmp_path / "benchmark.svg"
     flags = f"--env-id InvertedPendulum-v4 --no-compiled --against {ROOT} --windows 3 --window 4 --csv {table}"
-    flags += " --scripts sac_gaussian sac_flow_t --flags=--critic-hidden-dim=16"
-    flags = [*flags.split(), "--against-flags=--size small"]
+    flags += " --scripts sac_flow_t --flags=--critic-hidden-dim=16"
+    flags = [*flags.split(), "--against-flags=--size small --sampling-steps 1"]
     result = subprocess.run([*COMMAND, *flags], capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
     measured = read(table)
-    assert [row["script"] for row in measured] == ["sac_gaussian"] * 2 + ["sac_flow_t"] * 2
+    assert [row["script"] for row in measured] == ["sac_flow_t"] * 2
     assert float(measured[0]["ratio"]) == 1
     for row in measured:
         figures = [float(row[name]) for name in ("cold_start_s", "warm_start_s", "ms_per_step", "ratio", "peak_gib")]
         assert all(0 < figure < 1000 for figure in figures), row
         assert row["instructions"] and row["processor"] and row["commit"]
-    # The rollout costs something, whatever the machine does.
-    assert float(measured[2]["ms_per_step"]) > float(measured[0]["ms_per_step"])
+    # A longer rollout costs something, whatever the machine does.
+    assert float(measured[0]["ms_per_step"]) > float(measured[1]["ms_per_step"])
     before = table.read_text()
     shown = subprocess.run(
         [*COMMAND, "--table-only", "--csv", table, "--figure", picture], capture_output=True, text=True
     )
-    assert shown.stdout.count("| InvertedPendulum-v4 |") == 4 and table.read_text() == before and picture.exists()
+    assert shown.stdout.count("| InvertedPendulum-v4 |") == 2 and table.read_text() == before and picture.exists()
 
 
 def test_a_trainer_that_fails_is_named_with_its_message(tmp_path):

@@ -97,16 +97,16 @@ def test_a_line_that_is_gone_is_named(monkeypatch):
 def test_renorm_parts_goes_on_in_four_ways(tmp_path):
     """Tiny: up to the fork they are one run, and then the norms that correct make the difference."""
     table = tmp_path / "parts.csv"
-    words = ["--csv", table, "--env-id", "InvertedPendulum-v4", "--run-dir", tmp_path / "runs", "--fork", "300"]
+    words = ["--csv", table, "--env-id", "InvertedPendulum-v4", "--run-dir", tmp_path / "runs", "--fork", "200"]
     flags = "--device cpu --learning-starts 100 --batch-size 16 --critic-hidden-dim 16 --buffer-size 1000"
     flags = f"--flags=--size small --eval-frequency 0 {flags}"
-    command = [sys.executable, ROOT / "scripts" / "renorm_parts.py", *words, "--total-timesteps", "600", flags]
+    command = [sys.executable, ROOT / "scripts" / "renorm_parts.py", *words, "--total-timesteps", "350", flags]
     subprocess.run(command, check=True, capture_output=True)
     with open(table, newline="") as file:
         rows = list(csv.DictReader(file))
     parts = {row["corrected"]: {int(r["step"]) for r in rows if r["corrected"] == row["corrected"]} for row in rows}
     assert parts.keys() == renorm_parts.NEVER.keys()
-    assert all(300 < step <= 600 for steps in parts.values() for step in steps)
+    assert all(200 < step <= 350 for steps in parts.values() for step in steps)
     for part, never in renorm_parts.NEVER.items():
         path = tmp_path / "runs" / part.replace(" ", "_") / "sac_gaussian.py"
         spec = importlib.util.spec_from_file_location("sac_gaussian_part", path)

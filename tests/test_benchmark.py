@@ -23,12 +23,12 @@ def read(path) -> list[dict]:
 
 
 def test_rows_take_turns_and_are_written(tmp_path):
-    """A script and its older self, here with one step: a row each, with a start, a time, a peak, and the first's ratio
-    of 1."""
+    """A script behind its older self, here one of more steps: a row each, with a start, a time, a peak, and the ratio
+    to the first."""
     table, picture = tmp_path / "benchmark.csv", tmp_path / "benchmark.svg"
     flags = f"--env-id InvertedPendulum-v4 --no-compiled --against {ROOT} --windows 3 --window 4 --csv {table}"
     flags += " --scripts sac_flow_t --flags=--critic-hidden-dim=16"
-    flags = [*flags.split(), "--against-flags=--size small --sampling-steps 1"]
+    flags = [*flags.split(), "--against-flags=--size small --sampling-steps 16"]
     result = subprocess.run([*COMMAND, *flags], capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
     measured = read(table)

@@ -2,8 +2,8 @@
 # Every episode of a Brax environment begins where its first one began: of 2048 environments training never sees a 2049th start.
 # Versions: brax 0.14.2, jax 0.10.2, mujoco 3.8.1 (mujoco-mjx 3.8.1)
 # Behaviour: auto_reset keeps the state that reset gave each environment of the batch, and puts it back at every end, at a limit as at a
-#   termination. Nothing is drawn again, so that with one environment training is deterministic up to its actions, and a task that draws a
-#   goal at its reset keeps that goal for ever. Brax's own trainers reset anew only where they are told to (PPO's num_resets_per_eval).
+#   termination. Nothing is drawn again: a task that draws a goal at its reset keeps that goal for ever. Of Brax's own trainers PPO alone
+#   can reset anew, between evaluations (num_resets_per_eval, 0 by default).
 # Seen 2026-11-30 (inverted_pendulum, spring, 4 environments, action 0, five episodes of 20 steps; the number of different starts):
 #   auto_reset            4
 #   reset before each    20

@@ -256,7 +256,7 @@ END
         [ $size = small ] || die "standup: add --small; at full size it is among from-scratch"
         store=standup prefix=standup_ usual=("${flags[@]}")
         flags=("${small[@]}" --total-timesteps 50000)
-        sweep "sac_gaussian.py sac_flow_t.py" HumanoidStandup-v4
+        sweep "sac_gaussian.py sac_flow_g.py sac_flow_t.py" HumanoidStandup-v4
         draw "" curves table --returns both
         draw "sampling_steps == 4" gradients
         flags=("${usual[@]}")

@@ -605,20 +605,20 @@ def test_humanoid_in_the_decisions_log():
 
 
 @pytest.mark.parametrize(
-    ("env_id", "store", "steps", "still"),
+    ("env_id", "store", "flows", "steps", "still"),
     [
-        ("Ant-v4", "ant", range(20_000, 100_001, 20_000), "1000"),
-        ("HumanoidStandup-v4", "standup", range(10_000, 50_001, 10_000), "29 800"),
+        ("Ant-v4", "ant", ["Flow-T"], range(20_000, 100_001, 20_000), "1000"),
+        ("HumanoidStandup-v4", "standup", ["Flow-G", "Flow-T"], range(10_000, 50_001, 10_000), "29 800"),
     ],
 )
-def test_a_task_in_the_decisions_log(env_id, store, steps, still, drawn):
+def test_a_task_in_the_decisions_log(env_id, store, flows, steps, still, drawn):
     """Evaluations, training returns between them, gradient norms, policies, and what no action returns."""
     pd = pytest.importorskip("pandas")
     log = (ROOT / "results" / "DECISIONS.md").read_text().partition(f"\n## {env_id}\n")[2].partition("\n## ")[0]
     runs = pd.read_csv(ROOT / "results" / f"{store}.csv", low_memory=False)
     policies = pd.read_csv(ROOT / "results" / "policies.csv").query("env == @env_id")
     assert set(policies["script"]) == {f"{script}.py" for script in runs["script"]}
-    names, seeds, training = ("Gaussian", "Flow-T"), (1, 2, 3), {}
+    names, seeds, training = ("Gaussian", *flows), (1, 2, 3), {}
     for name, seed in itertools.product(names, seeds):
         rows = runs[(runs["script"] == SCRIPTS[name]) & (runs["seed"] == seed)].set_index("step")
         since = steps.step - 10_000  # an evaluation every 10 000 steps
@@ -633,14 +633,15 @@ def test_a_task_in_the_decisions_log(env_id, store, steps, still, drawn):
         assert f"{name}'s {best}" in log
         step = f"{steps[-1]:,}".replace(",", " ")
         assert f"\n| {name} | {step} | {row['mean']:.0f} ± {row['std']:.0f} |\n" in log
-    (norms,) = re.findall(rf"^\| {env_id} \| Flow-T \|.*\|$", drawn[1], re.MULTILINE)
-    first, last = (float(norms.split(" | ")[k]) for k in (2, 6))
-    assert f"\n{norms}\n" in log and f"fall by {last / first:.0f} times towards A_0" in log
     printed = drawn[1].partition(f"results/{store}.csv")[2].partition(f"gradients --csv results/{store}.csv")[0]
-    found = re.findall(rf"^\| Flow-T \| {ESTIMATE} \| {ESTIMATE} \|$", printed, re.MULTILINE)
-    evaluation, learning = (f"{value} [{low}, {high}]" for value, low, high, *_ in found)
-    told = f"Flow-T minus the Gaussian at the end is {evaluation} in evaluation and {learning} in training"
-    assert told in " ".join(log.split())
+    for flow in flows:
+        (norms,) = re.findall(rf"^\| {env_id} \| {flow} \|.*\|$", drawn[1], re.MULTILINE)
+        first, last = (float(norms.split(" | ")[k]) for k in (2, 6))
+        assert f"\n{norms}\n" in log and f"{flow}'s gradient norms fall by {last / first:.0f} times towards A_0" in log
+        found = re.findall(rf"^\| {flow} \| {ESTIMATE} \| {ESTIMATE} \|$", printed, re.MULTILINE)
+        evaluation, learning = (f"{value} [{low}, {high}]" for value, low, high, *_ in found)
+        told = f"{flow} minus the Gaussian at the end is {evaluation} in evaluation and {learning} in training"
+        assert told in " ".join(log.split())
     env = gym.make(env_id)
     env.reset(seed=0)
     idle = sum(env.step(np.zeros(env.action_space.shape, np.float32))[1] for _ in range(1000))

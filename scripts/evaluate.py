@@ -184,7 +184,7 @@ def main(args: Args):
             return print(f"{args.save_policy}: {os.path.getsize(args.save_policy) / 2**20:.2f} MiB")
         row = {"path": path, "script": state["script"], "env": state["args"]["env_id"], "seed": state["args"]["seed"]}
         row |= {"step": step, "episodes": args.episodes}
-        with tqdm(desc="filming" if args.video else "evaluating", unit=" steps", leave=False, delay=1e-9) as bar:
+        with tqdm(desc="filming" if args.video else "evaluating", unit=" steps", leave=False, disable=None) as bar:
             eval_seed, scores = run_policy(module, state, args, bar)
         rows.append(row | {"eval_seed": eval_seed} | scores)
         words = "  ".join(f"{name} {value:.6g}" for name, value in scores.items())

@@ -140,10 +140,19 @@ def test_a_film_has_the_first_episode(runs, tmp_path):
 
     film, table = tmp_path / "film.mp4", tmp_path / "scores.csv"
     result = evaluate(runs["sac_flow_g"], "--video", film, "--csv", table, "--episodes", 1, MUJOCO_GL="egl")
-    assert result.returncode == 0 and f"film: {film}" in result.stdout and "filming" in result.stderr
+    assert result.returncode == 0 and f"film: {film}" in result.stdout and "filming" not in result.stderr
     assert len(imageio.v3.imread(film)) == float(read(table)[0]["mean"])  # a reward of 1 per step
     result = evaluate(runs["sac_flow_g"], "--video", film, DISPLAY="", MUJOCO_GL="glfw")
     assert result.returncode == 2 and re.search(r"error: --video: .*MUJOCO_GL=egl", result.stderr), result.stderr
+
+
+def test_progress_is_shown_on_a_terminal_alone(runs, capfd, monkeypatch):
+    """Behind a pipe, and in a log, it would be thousands of lines."""
+    score(runs["sac_gaussian"], "--episodes", 1)
+    assert capfd.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    score(runs["sac_gaussian"], "--episodes", 1)
+    assert "evaluating" in capfd.readouterr().err
 
 
 def test_a_run_needs_neither_its_tracker_nor_its_device(runs, tmp_path):

@@ -637,7 +637,7 @@ def test_a_task_in_the_decisions_log(env_id, store, flows, steps, still, drawn):
     for flow in flows:
         (norms,) = re.findall(rf"^\| {env_id} \| {flow} \|.*\|$", drawn[1], re.MULTILINE)
         first, last = (float(norms.split(" | ")[k]) for k in (2, 6))
-        assert f"\n{norms}\n" in log and f"{flow}'s gradient norms fall by {last / first:.0f} times towards A_0" in log
+        assert f"\n{norms}\n" in log and re.search(rf"{flow}'s (gradient norms fall )?by {last / first:.0f}\b", log)
         found = re.findall(rf"^\| {flow} \| {ESTIMATE} \| {ESTIMATE} \|$", printed, re.MULTILINE)
         evaluation, learning = (f"{value} [{low}, {high}]" for value, low, high, *_ in found)
         told = f"{flow} minus the Gaussian at the end is {evaluation} in evaluation and {learning} in training"
@@ -656,9 +656,15 @@ def test_the_robots_that_stand_up_sit():
     highest = runs["eval_return"].max() / 1000
     height = round(100 * (highest - 1) * 0.003)
     assert f"the highest evaluation, {highest:.0f} a step, is a torso {height} cm high" in " ".join(log.split())
-    ends = runs.query("step == 50_000").set_index(["script", "seed"])["eval_return_std"]
-    assert ends.loc["sac_gaussian"].max() < 500 and ends.drop(("sac_flow_t", 2)).max() < 700
-    assert round(ends["sac_flow_t", 2], -3) == 27_000 and "a deviation of 27 000 between its" in log
+    best = runs.loc[runs["eval_return"].idxmax()]
+    assert (best["script"], best["seed"]) == ("sac_flow_g", 2)
+    others = runs[(runs["script"] != "sac_flow_g") | (runs["seed"] != 2)]
+    assert others["eval_return"].max() < 500 * 333  # a torso 50 cm high
+    ends = runs.query("step == 50_000").set_index(["script", "seed"])["eval_return_std"].round(-3)
+    gaussian, flow_g = ends.loc["sac_gaussian"], ends.loc["sac_flow_g"]
+    assert gaussian.max() < 500 and (flow_g.min(), flow_g.max()) == (8_000, 32_000)
+    assert "a deviation of 8 000 to 32 000 between their episodes" in " ".join(log.split())
+    assert ends["sac_flow_t", 2] == 27_000 and "a deviation of 27 000 between its" in log
 
 
 def test_what_six_tasks_leave_open(drawn):

@@ -606,7 +606,7 @@ def gradients(args: Args, data: pd.DataFrame):
                     curve(ax, by_seed(mine, tag), look[k])
             steps_axis(ax, data)
             seeds = f"({seeds_text(mine)})" if len(mine) else ""
-            ax.set_title(f"{line}, {env}" + ("\n" if len(line + env) > 24 else " ") + seeds)
+            ax.set_title(f"{line}, {env}" + ("\n" if len(line + env) > 23 else " ") + seeds)
         for line, (colour, marker, dashes) in styles(lines).items():
             mine = data[(data.line == line) & (data.env == env)]
             if mine.empty:

@@ -2,7 +2,7 @@
 # torch.manual_seed does not repeat a sample of torchsde: its noise is seeded by NumPy's global generator.
 # Versions: torchsde 0.2.6, torch 2.13.0, numpy 2.4.6
 # Behaviour: sdeint makes its Brownian motion by itself and seeds it with an integer that np.random draws. So np.random.seed repeats the
-#   sample, though everything else is PyTorch's, and torch.manual_seed, also on a GPU, does not. A policy's or diffusion model's samples
+#   sample, though everything else is PyTorch's, and torch.manual_seed does not. A policy's or diffusion model's samples
 #   by torchsde are not repeatable in a program that seeds PyTorch alone; a Brownian motion of one's own takes the seed as `entropy`.
 # Seen 2026-11-30 (dy = -y dt + dW from 0 to 1 in four Euler steps; the number of different samples in five):
 #   torch.manual_seed(0) before each               5

@@ -46,7 +46,8 @@ for task in ("HalfCheetah-v5", "Hopper-v5", "Ant-v5", "Humanoid-v5", "HumanoidSt
         for action in actions[200:]:
             env.step(action)
         off[task, name] = float(np.abs(data.qpos - reached).max())
-    print(f"{task:<21} {' '.join(f"{name} {off[task, name]:<8.2g}" for name in saved)}".rstrip())
+    columns = (f"{name} {off[task, name]:<8.2g}" for name in saved)
+    print(f"{task:<21}", " ".join(columns).rstrip())
 assert all(value == 0 for (_, name), value in off.items() if name == "INTEGRATION")
 assert off["HalfCheetah-v5", "FULLPHYSICS"] == 0
 assert off["Ant-v5", "FULLPHYSICS"] > 0.01

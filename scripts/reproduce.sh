@@ -17,8 +17,8 @@
 #                  normalisation and Flow-T's bound of sigma on Hopper-v4 too, Flow-G's depth there and on Walker2d-v4;
 #                  a forest plot of these and of every other difference between the four scripts
 #   humanoid       Humanoid-v4 over 250k steps, and the flows with K = 10 over 60k; with --small alone
-#   ant            Ant-v4 over 100k steps, Flow-T and the Gaussian; with --small alone
-#   standup        HumanoidStandup-v4 over 50k steps, Flow-T and the Gaussian; with --small alone
+#   ant            Ant-v4 over 100k steps, Flow-G, Flow-T and the Gaussian; with --small alone
+#   standup        HumanoidStandup-v4 over 50k steps, with the same scripts; with --small alone
 #   tasks          Flow-T and the Gaussian on all tasks of from-scratch, humanoid, ant and standup, which run before;
 #                  with --small alone
 #   offline-to-online   success rates on manipulation tasks, from data made here (--small) or the official files
@@ -248,7 +248,7 @@ END
     ant)
         [ $size = small ] || die "ant: add --small; at full size it is among from-scratch"
         store=ant prefix=ant_
-        sweep "sac_gaussian.py sac_flow_t.py" Ant-v4
+        sweep "sac_gaussian.py sac_flow_g.py sac_flow_t.py" Ant-v4
         draw "" curves table --returns both
         draw "sampling_steps == 4" gradients
         ;;

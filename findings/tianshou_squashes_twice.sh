@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # The best action that Tianshou's SAC can take without noise is .76 of the bound: its actor squashes the mean, and its policy squashes again.
 # Versions: tianshou 2.0.1, torch 2.13.0, gymnasium 1.4.0
-# Behaviour: ContinuousActorProbabilistic ends in tanh unless unbounded=True, and SACPolicy takes tanh of what it draws. So the mean is
-#   at most tanh(1) = .7616 whatever is learned, and neither warns. SACExperimentBuilder, the high-level interface, has the same default.
+# Behaviour: ContinuousActorProbabilistic ends in tanh unless unbounded=True, and SACPolicy takes tanh of what it draws. So the action
+#   without noise is at most tanh(1) = .7616 whatever is learned; the one warning is of a max_action that is not 1. SACExperimentBuilder, the
+#   high-level interface, has the same default (read in its source, not run).
 # Seen 2026-11-30 (episodes of one step whose reward is the action, best 1; 600 updates; the largest over 1000 observations):
 #   the actor's default   without noise 0.762
 #   unbounded=True        without noise 0.995

@@ -621,7 +621,7 @@ def test_a_task_in_the_decisions_log(env_id, store, flows, steps, still, drawn):
     counts, training = {"Gaussian": 3, **flows}, {}
     ends = runs[runs["step"] == steps[-1]].groupby("script").size()
     assert ends.to_dict() == {SCRIPTS[name]: count for name, count in counts.items()}
-    for name, seed in ((name, seed) for name, count in counts.items() for seed in range(1, count + 1)):
+    for name, seed in [(name, seed) for name, count in counts.items() for seed in range(1, count + 1)]:
         rows = runs[(runs["script"] == SCRIPTS[name]) & (runs["seed"] == seed)].set_index("step")
         since = steps.step - 10_000  # an evaluation every 10 000 steps
         training[name, seed] = [rows.loc[step - since : step, "train_return"].mean() for step in steps]

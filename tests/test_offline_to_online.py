@@ -85,6 +85,49 @@ def data(tmp_path_factory):
     return paths | {"lift": make_data(folder, "lift", 3)}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def described_tasks():
+    """OGBench parses and writes the descriptions of task and arm anew for every environment, most of a second: here
+    once, as they stay the same."""
+    if EXTRAS:
+        yield
+        return
+    from ogbench.manipspace import mjcf_utils
+    from ogbench.manipspace.envs import manipspace_env
+
+    parse, describe = manipspace_env.mjcf.from_path, manipspace_env.ManipSpaceEnv.build_mjcf_model
+    arm, tasks = functools.cache(parse), {}
+
+    def build(env):
+        task = type(env).__name__, env._env_type, env._ob_type
+        if task not in tasks:
+            before = dict(vars(env))
+            with pytest.MonkeyPatch.context() as patch:  # what is parsed here is joined: no two tasks may share it
+                patch.setattr(manipspace_env.mjcf, "from_path", parse)
+                model = describe(env)
+            tasks[task] = model, {k: v for k, v in vars(env).items() if before.get(k, before) is not v}
+        model, elements = tasks[task]
+        vars(env).update(elements)
+        return model
+
+    def once(function):
+        made = {}  # by identity, of models that stay: two that are alike are equal
+
+        def cached(model):
+            if id(model) not in made:
+                made[id(model)] = function(model)
+            return made[id(model)]
+
+        return cached
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manipspace_env.mjcf, "from_path", arm)
+        patch.setattr(manipspace_env.ManipSpaceEnv, "build_mjcf_model", build)
+        for name in ("to_string", "get_assets"):
+            patch.setattr(mjcf_utils, name, once(getattr(mjcf_utils, name)))
+        yield
+
+
 # Data.
 @needs_extras
 def test_ogbench_file_is_in_the_official_layout(data):

@@ -134,6 +134,7 @@ def scalars(run_dir) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(e.step, e.value) for e in of_tag] for tag, of_tag in written.items()}
 
 
+@functools.cache
 def has_egl() -> bool:
     """Whether MuJoCo can render here without a display."""
     code = "import gymnasium; env = gymnasium.make('Hopper-v4', render_mode='rgb_array'); env.reset(); env.render()"

@@ -19,8 +19,8 @@
 #   humanoid       Humanoid-v4 over 250k steps, and the flows with K = 10 over 60k; with --small alone
 #   ant            Ant-v4 over 100k steps, Flow-G, Flow-T and the Gaussian; with --small alone
 #   standup        HumanoidStandup-v4 over 50k steps, with the same scripts; with --small alone
-#   tasks          Flow-T and the Gaussian on all tasks of from-scratch, humanoid, ant and standup, which run before;
-#                  with --small alone
+#   tasks          Flow-T and the Gaussian on all tasks of from-scratch, humanoid, ant and standup, which run before,
+#                  and these with Flow-G on all but Humanoid-v4; with --small alone
 #   offline-to-online   success rates on manipulation tasks, from data made here (--small) or the official files
 #
 #   --small           critics 256 wide, batches of 256, 100k steps, 5k of them random, 3 seeds; else 1M steps, 5 seeds
@@ -269,6 +269,10 @@ END
         run "$python" scripts/plot.py aggregate --csv "$folder/small.csv" --also "$folder/humanoid.csv" \
             "$folder/ant.csv" "$folder/standup.csv" --out "$folder/figures" --prefix tasks_ --returns both \
             --where "$where and (env != 'Humanoid-v4' or total_timesteps == 250000)"
+        # Without Humanoid-v4, where Flow-G has one seed.
+        where="script in ['sac_gaussian', 'sac_flow_g', 'sac_flow_t'] and sampling_steps not in [1, 2, 7, 10]"
+        run "$python" scripts/plot.py aggregate --csv "$folder/small.csv" --also "$folder/ant.csv" \
+            "$folder/standup.csv" --out "$folder/figures" --prefix tasks_five_ --returns both --where "$where"
         ;;
     ablations)
         task=HalfCheetah-v4

@@ -445,6 +445,11 @@ def test_success_rates_in_the_readme():
     words = f"Every flow becomes faster in every seed, and ends at {flows.min():.0f} to {flows.max():.0f} steps, "
     words += f"QC-FQL at {ends['QC-FQL'].min():.0f} to {ends['QC-FQL'].max():.0f}."
     assert words in " ".join(readme.split())
+    gain = ends["Flow-G, on the data alone"] - ends["Flow-G"]
+    stats = pytest.importorskip("scipy.stats")
+    low, high = stats.t.interval(0.95, len(gain) - 1, gain.mean(), stats.sem(gain))
+    assert gain.min() > 0 and low < 0
+    assert f"faster in each seed, by {gain.mean():.1f} [{low:.1f}, {high:+.1f}] steps" in " ".join(readme.split())
     square = {
         row["script"]: f"{float(row['eval/success']):.2f}".removeprefix("0")
         for row in first

@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
 # robosuite's Gymnasium wrapper calls its time limit a termination: value learning stops bootstrapping at every horizon.
 # Versions: robosuite 1.5.2, mujoco 3.8.1
-# Behaviour: GymWrapper speaks Gymnasium's interface of five values, but hands robosuite's `done`, which is true at the horizon alone, on as
-#   `terminated`, and always False as `truncated`. An agent that heeds the difference learns that the last state is worth nothing;
-#   one that solves the task is told neither, as a success ends nothing.
+# Behaviour: GymWrapper speaks Gymnasium's interface of five values, but hands robosuite's `done`, which is true at the horizon, on as
+#   `terminated`, and always False as `truncated`. An agent that heeds the difference learns that the last state is worth nothing.
 # Seen 2026-11-30: Lift with a horizon of 20, zero actions
 #   step 19: terminated False, truncated False
 #   step 20: terminated True, truncated False

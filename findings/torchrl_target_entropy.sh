@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # TorchRL's SAC aims at another entropy with more environments: its target "auto" counts their number as action dimensions.
 # Versions: torchrl 0.14.1, tensordict 0.14.3, torch 2.13.0, gymnasium 1.4.0
-# Behaviour: SACLoss(target_entropy="auto") is documented as minus the number of action dimensions. Given the action_spec of a batched
-#   environment it takes the product of the whole shape, batch included: with 16 environments of one action dimension each the
-#   temperature pulls the policy to -16 nats, a spread of a ten-millionth. full_action_spec and action_spec_unbatched give -1.
+# Behaviour: SACLoss(target_entropy="auto") is documented as -prod(n_actions). Given the action_spec of a batched environment that is the
+#   product of the whole shape, batch included: -16 nats with 16 environments of one action dimension each, the entropy of an interval
+#   a ten-millionth wide. full_action_spec and action_spec_unbatched give -1.
 # Seen 2026-11-30:
 #    1 environment   action_spec   -1  full_action_spec   -1  action_spec_unbatched   -1
 #    4 environments  action_spec   -4  full_action_spec   -1  action_spec_unbatched   -1

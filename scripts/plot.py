@@ -401,8 +401,9 @@ def reading(data: pd.DataFrame) -> str:
 def curves(args: Args, data: pd.DataFrame):
     data = with_lines(data, args.by)
     lines, envs, chosen = order(data), sorted(data.env.unique()), metrics(args)
-    look, columns = styles(lines), 2 if len(envs) == 4 else min(len(envs), 3)
-    fig, axes = grid(-(-len(envs) // columns) * len(chosen), columns)
+    look, rows = styles(lines), -(-len(envs) // 3)
+    columns = -(-len(envs) // rows)  # rows of equal length
+    fig, axes = grid(rows * len(chosen), columns)
     if len(lines) > 5:
         fig.set_figheight(1.6 * fig.get_figheight())  # or they cannot be told apart
     for ax in axes.flat:

@@ -101,13 +101,13 @@ def described_tasks():
     def build(env):
         task = type(env).__name__, env._env_type, env._ob_type
         if task not in tasks:
-            before = dict(vars(env))
+            before = set(vars(env))
             with pytest.MonkeyPatch.context() as patch:  # what is parsed here is joined: no two tasks may share it
                 patch.setattr(manipspace_env.mjcf, "from_path", parse)
                 model = describe(env)
-            tasks[task] = model, {k: v for k, v in vars(env).items() if before.get(k, before) is not v}
+            tasks[task] = model, {k: v for k, v in vars(env).items() if k not in before}
         model, elements = tasks[task]
-        vars(env).update(elements)
+        vars(env).update(elements)  # which it looks up in the compiled model
         return model
 
     def once(function):

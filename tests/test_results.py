@@ -694,6 +694,21 @@ def test_what_six_tasks_leave_open(drawn):
     assert told in " ".join((ROOT / "results" / "README.md").read_text().split())
 
 
+def test_what_five_tasks_leave_open(drawn):
+    """Whose mean is the highest, and that no difference is left after Holm's correction."""
+    printed = drawn[1].partition("tasks_five_aggregate.svg")[0].rpartition("plot.py aggregate")[2]
+    rows = re.findall(r"^\| (Gaussian|Flow-[GT]) \| (\S+) \| .*? ?\| (\S+) \| .*? ?\|$", printed, re.MULTILINE)
+    tables = [rows[:3], rows[3:]]  # of evaluations, of training
+    highest = [max(table, key=lambda row: float(row[column]))[0] for table in tables for column in (1, 2)]
+    assert highest == ["Flow-G", "Gaussian", "Gaussian", "Gaussian"]
+    assert printed.count("over these 6: 0 differ from 0") == 2
+    log = " ".join((ROOT / "results" / "DECISIONS.md").read_text().split())
+    told = (
+        "None can be told from 0. Flow-G's mean is the highest in evaluations at the end, the Gaussian's in the three "
+    )
+    assert told + "other columns." in log
+
+
 def test_seeds_of_a_script_differ_by_more_than_scripts_on_ant():
     pd = pytest.importorskip("pandas")
     log = (ROOT / "results" / "DECISIONS.md").read_text().partition("\n## Ant-v4\n")[2].partition("\n## ")[0]

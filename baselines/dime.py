@@ -635,7 +635,7 @@ def make_env(args: Args, film: bool = False, introduce: bool = False) -> gym.Env
 def into_box(action: np.ndarray, box: gym.spaces.Box) -> np.ndarray:
     """The action in float32, inside the box: one beyond a bound becomes the float just within it."""
     if not np.isfinite(action).all():
-        raise SystemExit("error: the action is not finite; the last checkpoint stays")
+        raise SystemExit("error: the action is not finite; any checkpoint stays")
     action = action.astype(np.float32)
     action = np.where(action > box.high, np.nextafter(box.high, -np.inf, dtype=np.float32), action)
     return np.where(action < box.low, np.nextafter(box.low, np.inf, dtype=np.float32), action)
@@ -750,7 +750,7 @@ def require_finite(step: int, values: dict[str, torch.Tensor]):
     """Ends the run before a number that is not finite is stored or reaches a checkpoint."""
     bad = [name for name, value in values.items() if not value.isfinite().all()]
     if bad:
-        raise SystemExit(f"error: step {step}: {', '.join(bad)} not finite; the last checkpoint stays")
+        raise SystemExit(f"error: step {step}: {', '.join(bad)} not finite; any checkpoint stays")
 
 
 def save_checkpoint(run: str, state: dict, replay: io.BufferedWriter):
@@ -823,6 +823,7 @@ def start_run(args: Args, device: torch.device, step: int) -> tuple[str, Summary
     name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns() // 1_000_000}"
     name = re.sub(r"[^\w.=-]+", "-", name)  # a folder of its own, and an id for Weights & Biases
     path = args.resume or os.path.join(os.path.expanduser(args.run_dir), name)
+    lock = hold(path) if args.resume else None  # before W&B hears of it
     if args.track:
         import wandb
 
@@ -836,7 +837,7 @@ def start_run(args: Args, device: torch.device, step: int) -> tuple[str, Summary
         os.makedirs(path, exist_ok=bool(args.resume))
     except OSError as error:
         require(False, f"--run-dir {args.run_dir}: {error.strerror}; choose a folder that can be written")
-    lock = hold(path)
+    lock = lock or hold(path)
     here = os.path.dirname(os.path.abspath(__file__))
     command = ["git", "-C", here, "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
     git = subprocess.run(command, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""

@@ -764,7 +764,7 @@ class ReplayBuffer:
         row = np.concatenate([np.atleast_1d(step[name]) for name in self.widths], dtype=np.float32)
         if not np.isfinite(row).all():
             bad = ", ".join(name for name, value in step.items() if not np.isfinite(np.float32(value)).all())
-            raise SystemExit(f"error: online step {self.count + 1}: {bad} not finite; the last checkpoint stays")
+            raise SystemExit(f"error: online step {self.count + 1}: {bad} not finite; any checkpoint stays")
         self.rows[self.count % len(self.rows)] = torch.from_numpy(row)
         self.count, self.crc = self.count + 1, zlib.crc32(row, self.crc)
         return row
@@ -811,7 +811,7 @@ def next_chunk(actor, obs: np.ndarray, args: Args, generator: torch.Generator, d
     obs_tensor = torch.as_tensor(obs, device=generator.device)[None]
     chunk = actor.act(obs_tensor, actor.draw_noise(1, generator), deterministic)
     if not chunk.isfinite().all():
-        raise SystemExit("error: the action is not finite; the last checkpoint stays")
+        raise SystemExit("error: the action is not finite; any checkpoint stays")
     return list(chunk.view(args.horizon_length, -1).cpu().numpy())
 
 
@@ -868,7 +868,7 @@ def require_finite(step: int, values: dict[str, torch.Tensor]):
     """Ends the run before a number that is not finite is stored or reaches a checkpoint."""
     bad = [name for name, value in values.items() if not value.isfinite().all()]
     if bad:
-        raise SystemExit(f"error: step {step}: {', '.join(bad)} not finite; the last checkpoint stays")
+        raise SystemExit(f"error: step {step}: {', '.join(bad)} not finite; any checkpoint stays")
 
 
 def save_checkpoint(run: str, state: dict, replay: io.BufferedWriter):
@@ -954,6 +954,7 @@ def start_run(args: Args, device: torch.device, step: int) -> tuple[str, Summary
     name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns() // 1_000_000}"
     name = re.sub(r"[^\w.=-]+", "-", name)  # a folder of its own, and an id for Weights & Biases
     path = args.resume or os.path.join(os.path.expanduser(args.run_dir), name)
+    lock = hold(path) if args.resume else None  # before W&B hears of it
     if args.track:
         import wandb
 
@@ -967,7 +968,7 @@ def start_run(args: Args, device: torch.device, step: int) -> tuple[str, Summary
         os.makedirs(path, exist_ok=bool(args.resume))
     except OSError as error:
         require(False, f"--run-dir {args.run_dir}: {error.strerror}; choose a folder that can be written")
-    lock = hold(path)
+    lock = lock or hold(path)
     here = os.path.dirname(os.path.abspath(__file__))
     command = ["git", "-C", here, "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
     git = subprocess.run(command, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""

@@ -2,6 +2,8 @@
 
 import ast
 import dataclasses
+import errno
+import fcntl
 import importlib
 import importlib.machinery
 import importlib.util
@@ -295,6 +297,12 @@ def test_track_sends_the_run_or_names_the_remedy(tmp_path, capsys, monkeypatch):
     assert re.fullmatch(r"tasks-Plain-v0__a-b-lr=3e-4-2__1__\d+", calls[0]["id"]), "W&B refuses / : # and others"
     assert calls[0]["config"]["gamma"] == args.gamma and os.environ["WANDB_PROJECT"] == "sac-flow"
     capsys.readouterr()
+
+    # A run that another process trains is refused before the tracker takes it up once more.
+    with monkeypatch.context() as taken, pytest.raises(SystemExit):
+        taken.setattr(fcntl, "lockf", lambda *_: (_ for _ in ()).throw(BlockingIOError(errno.EAGAIN, "")))
+        sac_flow_g.main(dataclasses.replace(resumed, total_timesteps=60))
+    assert len(calls) == 2 and "another process trains it" in capsys.readouterr().err
 
     # The tracker itself says what to do about a missing key, and only about that.
     for problem in ("No API key configured. Use `wandb login` to log in.", "no such host"):

@@ -358,6 +358,9 @@ def main(args: Args):
     fits = path.endswith(".npz") == (shards == 1) and not path.endswith("-val.npz")
     wanted = "a file X.npz" if shards == 1 else "a folder, for more than --episodes-per-file episodes"
     require(fits, f"--path {path}: choose {wanted}")
+    validation = path.replace(".npz", "-val.npz")
+    left = shards > 1 or not os.path.exists(validation) or os.path.exists(f"{path}.parts")  # by a call that goes on
+    require(left, f"--path {path}: {validation} is there already; choose another or delete it")
     files = [path] if shards == 1 else [f"{path}/{named[1]}-{named[2]}-v0-{i:03}.npz" for i in range(shards)]
     require(not all(map(os.path.exists, files)), f"--path {path}: is there already; choose another or delete it")
     os.makedirs(os.path.dirname(files[0]) or ".", exist_ok=True)

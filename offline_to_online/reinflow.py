@@ -208,7 +208,7 @@ class ReturnScale:
         for i in range(len(reward)):
             returns[i] = last * self.gamma + reward[i]
             last = returns[i] * (1 - ended[i])
-        var, mean = (x.item() for x in torch.var_mean(returns.double(), correction=0))
+        var, mean = (x.item() for x in torch.var_mean(returns.cpu().double(), correction=0))
         n = returns.numel()
         total, delta = self.count + n, mean - self.mean
         self.var = (self.var * self.count + var * n + delta**2 * self.count * n / total) / total
@@ -335,7 +335,7 @@ def main(args: Args) -> str:
         check_ogbench(args, files, env)
     data = Dataset(load_dataset(args, files[0], env), device)
     same = not checkpoint or data.fingerprint == checkpoint["data"]
-    require(same, f"--resume {args.resume}: the files of {args.dataset_path} have changed since; restore them")
+    require(same, f"--resume {args.resume}: {files[0]} has changed since; restore it")
 
     # Networks and optimizers.
     torch.manual_seed(args.seed)
@@ -408,7 +408,7 @@ def main(args: Args) -> str:
     # With miniters=1 its rate, and thus the remaining time, is that of the moment; disable=None: on a terminal alone.
     progress = tqdm(total=last_step, initial=start, miniters=1, disable=None, leave=False)
     clock, clock_step = time.perf_counter(), start
-    while step < last_step and not STOP:
+    while step < last_step:
         before, began = step, (step, episode, generator.get_state())
         if step < args.offline_steps:
             # Flow matching.
@@ -446,8 +446,11 @@ def main(args: Args) -> str:
         if due(args.eval_frequency, before, step):
             evaluated = log_evaluation()
         # Checkpoint: that of the last step says that all is done.
-        if STOP or step == last_step or due(args.checkpoint_frequency, before, step):
+        stopping = bool(STOP)  # a signal that comes later counts at the next step
+        if stopping or step == last_step or due(args.checkpoint_frequency, before, step):
             save()
+        if stopping:
+            break
         clock += time.perf_counter() - paused  # steps/s is of training alone
     for opened in {progress, writer, lock, *envs, eval_env}:  # without evaluations the last is one of those
         opened.close()
@@ -840,7 +843,7 @@ def next_chunk(actor, obs: np.ndarray, args: Args, generator: torch.Generator, d
 
 def evaluate(actor, env: gym.Env, args: Args, device: torch.device, film: str | None = None) -> dict[str, float]:
     """Success rate, mean return and length of --eval-episodes noise-free episodes, the first one filmed; cut
-    short by a signal to stop. Success is the last step's. Same seed: same start states and A_0."""
+    short by a signal to stop. Success is the last step's. Same seed: same start states, one stream of noise."""
     generator, totals, writer = torch.Generator(device).manual_seed(10_000 + args.seed), np.zeros(3), None
     if film:
         import imageio

@@ -278,7 +278,7 @@ class Critic(nn.Module):
 def frozen_view(module: nn.Module) -> nn.Module:
     """`module` in evaluation mode and without gradients, on the same storage: it follows every in-place update.
 
-    CrossQ acts, and computes a' and the actor's loss, with running statistics: a view spares switching modes.
+    Views act, make the targets, and judge the actor's actions.
     """
     view = copy.deepcopy(module).eval().requires_grad_(False)
     for tensors in (nn.Module.parameters, nn.Module.buffers):
@@ -352,7 +352,7 @@ def main(args: Args) -> str:
     loaded = shard(args, files, start)
     buffer = open_buffer(args, files, loaded, env, device, args.buffer_size)
     same = not checkpoint or buffer.fingerprint == checkpoint["data"]
-    require(same, f"--resume {args.resume}: the files of {args.dataset_path} have changed since; restore them")
+    require(same, f"--resume {args.resume}: {loaded} has changed since; restore it")
 
     # Networks and optimizers.
     torch.manual_seed(args.seed)
@@ -447,6 +447,8 @@ def main(args: Args) -> str:
         rows = restore(args.resume, checkpoint, parts, buffer, generator)
         if len(rows):  # of the episode in progress
             obs, episode_return, ended = replay_episode(env, buffer.split(rows), episode_seed(args.seed, episode))
+        if len(rows) and obs is None:  # the next episode does not follow from its last row
+            buffer.split(buffer.rows[(buffer.count - 1) % len(buffer.rows)])["terminal"].fill_(1)
     path, writer, lock = start_run(args, device, start)
     if not checkpoint:
         writer.add_text("data", describe(files, buffer))
@@ -973,7 +975,7 @@ def next_chunk(actor, obs: np.ndarray, args: Args, generator: torch.Generator, d
 
 def evaluate(actor, env: gym.Env, args: Args, device: torch.device, film: str | None = None) -> dict[str, float]:
     """Success rate, mean return and length of --eval-episodes noise-free episodes, the first one filmed; cut
-    short by a signal to stop. Success is the last step's. Same seed: same start states and A_0."""
+    short by a signal to stop. Success is the last step's. Same seed: same start states, one stream of noise."""
     generator, totals, writer = torch.Generator(device).manual_seed(10_000 + args.seed), np.zeros(3), None
     if film:
         import imageio
@@ -1068,6 +1070,9 @@ def load_pretrained(args: Args, actor: nn.Module):
             old, new, flag = state["args"].get(name), getattr(args, name, None), "--" + name.replace("_", "-")
             problem = f"made by {state.get('script')} with {flag} {old}, not {new}; choose the same, or another policy"
             require(old == new, f"--pretrained {args.pretrained}: {problem}")
+        adapter = state["args"].get("adapter")
+        fine = adapter in (None, getattr(args, "adapter", None))
+        require(fine, f"--pretrained {args.pretrained}: made with --adapter {adapter}; give the same")
         fresh = {name: value for name, value in actor.state_dict().items() if ".adapter." in name}
         actor.load_state_dict(fresh | state["actor"])
     except Exception as error:  # whatever another task, another script or a foreign file makes of it
@@ -1094,6 +1099,8 @@ def restore(run: str, checkpoint: dict, parts: dict, buffer: ReplayBuffer, gener
     intact = zlib.crc32(stored) == buffer.crc
     require(intact, f"--resume {run}: replay.bin is missing or damaged; start a new run")
     rows = torch.from_numpy(stored[-capacity:])
+    steps = buffer.split(rows)  # an episode that could not be repeated ended without a sign of it
+    steps["terminal"][:-1][(steps["next_obs"][:-1] != steps["obs"][1:]).any(1)] = 1
     buffer.rows[torch.arange(buffer.count - len(rows), buffer.count) % capacity] = rows.to(buffer.rows.device)
     return torch.from_numpy(np.array(stored[checkpoint["counters"][2] :]))
 

@@ -71,7 +71,7 @@ OWN = {
 COMMON = {
     "offline_to_online": {
         *("Actor", "Critic", "critic_loss", "actor_loss", "path_statistics", "descend", "main", "FORMAT", "prepare"),
-        *("frozen_view", "make_env", "ReplayBuffer", "evaluate", "load_checkpoint", "read_args"),
+        *("frozen_view", "make_env", "ReplayBuffer", "evaluate", "load_checkpoint", "restore", "read_args"),
         *("PRESETS", "PRESET_FLAGS"),
     },
     "baselines": {"frozen_view", "read_args", "descend", "actor_loss"},

@@ -1246,6 +1246,7 @@ def test_an_episode_that_does_not_repeat_is_begun_anew(name, env_id, data, tmp_p
     script = load(name)
     flags = small(name, env_id=env_id, dataset_path=data[env_id], run_dir=str(tmp_path), eval_frequency=0)
     plain, add, random = script.make_env, script.ReplayBuffer.add, np.random.default_rng()
+    opened, buffers = script.open_buffer, []
 
     def restless(*args):
         env = plain(*args)
@@ -1258,6 +1259,7 @@ def test_an_episode_that_does_not_repeat_is_begun_anew(name, env_id, data, tmp_p
         return add(self, **step)
 
     monkeypatch.setattr(script, "make_env", restless)
+    monkeypatch.setattr(script, "open_buffer", lambda *args: buffers.append(opened(*args)) or buffers[-1])
     monkeypatch.setattr(script.ReplayBuffer, "add", stop)
     with pytest.raises(SystemExit):
         script.main(script.Args(**flags))
@@ -1268,6 +1270,10 @@ def test_an_episode_that_does_not_repeat_is_begun_anew(name, env_id, data, tmp_p
     assert capsys.readouterr().out.count("the episode could not be repeated: a new one begins") == 1
     seen = scalars(part)["charts/episodic_length"]  # 8 steps, then whole episodes of 13
     assert [step for step, _ in seen] == [24 + 8 + 13] and [length for _, length in seen] == [13]
+    script.main(script.read_args(["--resume", str(part), "--total-timesteps", "50"]))
+    for buffer, border in zip(buffers[1:], (8, 8), strict=True):  # no chunk goes on from the one episode to the other
+        ends = buffer.split(buffer.rows[: buffer.count])["terminal"].squeeze(1)
+        assert ends.nonzero().flatten()[:2].tolist() == [border - 1, border + 13 - 1]
 
 
 def test_a_switch_takes_no_value(script, capsys):
@@ -1295,7 +1301,7 @@ def test_resuming_needs_the_same_data(data, tmp_path, capsys):
     changed_npz(tmp_path, data[CUBE], actions=lambda a: 0.5 * a)
     with pytest.raises(SystemExit) as stop:
         module.main(module.read_args(["--resume", run, "--total-timesteps", "40"]))
-    assert stop.value.code == 2 and "have changed" in capsys.readouterr().err
+    assert stop.value.code == 2 and "has changed" in capsys.readouterr().err
 
 
 @needs_extras

@@ -1,4 +1,4 @@
-"""Evaluate trained policies without noise: any run of any script here, or a policy file.
+"""Evaluate trained policies as their runs do, QSM and DIME with noise: any run of a script here, or a policy file.
 
     python scripts/evaluate.py runs/one runs/two                      # mean and standard deviation of the returns
     python scripts/evaluate.py runs/one --video one.mp4               # film the first episode
@@ -66,7 +66,15 @@ def load_script(path: Path):
         spec.loader.exec_module(module)
     except ImportError as error:
         require(False, f"{path}: {error}; install the requirements of its folder")
-    module.require = lambda fine, message: require(fine, message.replace("--capture-video", "--video"))
+    words = {"--capture-video": "--video", "--env-id": "its task"}
+    words["choose another task, or the latest version"] = "install what the task needs"
+
+    def own_require(fine: bool, message: str):
+        for theirs, ours in words.items():
+            message = message.replace(theirs, ours)
+        require(fine, message)
+
+    module.require = own_require
     return module
 
 

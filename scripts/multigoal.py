@@ -104,7 +104,10 @@ def measure(args: Args):
     from evaluate import load, make_actor
 
     models = [path for root in args.roots for path in sorted(root.rglob("checkpoint.pt"))]
-    models = [path for path in models if "MultiGoal" in path.parent.name and path.parent.name.split("__")[1] in LABELS]
+    models = [path for path in models if "MultiGoal" in path.parent.name]
+    for path in [path for path in models if path.parent.name.split("__")[1] not in LABELS]:
+        print(f"left out, its name is none of {', '.join(LABELS)}: {path.parent}")
+        models.remove(path)
     require(len(models) > 0, f"{' '.join(map(str, args.roots))}: no run of MultiGoal-v0 with its checkpoint.pt there")
     shares, drawn = [], []
     for path in models:
@@ -135,7 +138,8 @@ def measure(args: Args):
         old, paths = map(pd.read_csv, tables)
         same = ["script", "seed", "step", "alpha", "autotune"]
         mine = set(shares[same].itertuples(index=False, name=None))
-        kept = [row not in mine for row in old[same].itertuples(index=False, name=None)]
+        kept = np.array([row not in mine for row in old[same].itertuples(index=False, name=None)])
+        kept &= ~old.run.isin(shares.run)  # a run that went on has other steps
         shares, drawn = pd.concat([old[kept], shares]), pd.concat([paths[paths.run.isin(old[kept].run)], drawn])
     shares = shares.sort_values(["autotune", "alpha", "script", "seed", "noise"], ascending=[False, *[True] * 3, False])
     first = shares.sort_values("seed").groupby(["script", "alpha", "autotune"]).run.first()

@@ -148,6 +148,14 @@ def text(value) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def number(value):
+    """A flag's number, which is text in a table where another run's is None."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
 def read(flag: str, path: Path) -> pd.DataFrame:
     """One CSV file, refused where it is no table of runs."""
     require(path.is_file(), f"{flag} {path}: no such file; write it with scripts/export.py")
@@ -167,6 +175,9 @@ def load(args: Args) -> pd.DataFrame:
     """The selected rows of the CSV files."""
     tables = [read("--csv", args.csv), *(read("--also", path) for path in args.also)]
     data = pd.concat(tables, ignore_index=True)
+    for name in data.columns[data.dtypes == object].difference(KEYS):
+        if "/" not in name:
+            data[name] = data[name].map(number)
     again = data.duplicated(["run", "step"], keep="last")
     if again.any():
         note(f"{again.sum()} rows are there twice, the last of each is taken; joined from two exports?")
@@ -192,10 +203,11 @@ def load(args: Args) -> pd.DataFrame:
     return data.copy()  # else pandas warns of a fragmented frame
 
 
-def with_lines(data: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Adds the column `line`, the label in the legend. A line has one run per seed, alike in all flags but the seed."""
+def with_lines(data: pd.DataFrame, by: list[str] | None) -> pd.DataFrame:
+    """Adds the column `line`, the label in the legend. A line has one run per seed, alike in all flags but the seed.
+    by: flags whose values get a line each, None in a figure without --by."""
     line = data.script.map(label)
-    for name in by:
+    for name in by or ():
         if set(data[name].dropna()) <= {True, False}:  # an older version without the feature ran as with it off
             known = data.groupby("script")[name].transform("count") > 0
             data = data.assign(**{name: data[name].astype(object).where(data[name].notna() | ~known, False)})
@@ -206,7 +218,7 @@ def with_lines(data: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     for (line, env), rows in data.groupby(["line", "env"]):
         for name in flags:
             values = rows[name].dropna().unique()  # a run of an older script may lack the flag
-            remedy = f"choose one by --where, or draw a line for each by --by {name}"
+            remedy = "choose one by --where" + f", or draw a line for each by --by {name}" * (by is not None)
             require(len(values) <= 1, f"{line} on {env}: {name} is {', '.join(map(text, values))}; {remedy}")
         done = set(rows.run[rows.finished == 1])
         for seed, runs in rows.groupby("seed").run:
@@ -250,7 +262,8 @@ class Estimate:
 
 
 def combination(groups: list[np.ndarray], weights: list[float]) -> Estimate | None:
-    """The weighted sum of the means of groups of seeds. None where a group has a single seed.
+    """The weighted sum of the means of groups of seeds. None where a group has a single seed, or where all seeds of a
+    group are alike in every group: success has few values, and would seem certain by chance.
 
     One group: Student's interval. Two with weights 1 and -1: Welch's. More: Welch's too, by Satterthwaite's formula.
     """
@@ -259,8 +272,8 @@ def combination(groups: list[np.ndarray], weights: list[float]) -> Estimate | No
     value = sum(weight * group.mean() for weight, group in zip(weights, groups, strict=True))
     shares = [weight**2 * group.var(ddof=1) / len(group) for weight, group in zip(weights, groups, strict=True)]
     variance = sum(shares)
-    if variance == 0:
-        return Estimate(value, value, value, float(value == 0))
+    if variance < 1e-18:
+        return None
     freedom = variance**2 / sum(share**2 / (len(group) - 1) for share, group in zip(shares, groups, strict=True))
     error = variance**0.5
     margin = scipy.stats.t.ppf(0.975, freedom) * error
@@ -472,14 +485,14 @@ def scale(args: Args, data: pd.DataFrame, metric: str) -> dict[str, tuple[float,
 
 def scores(args: Args, data: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Column `score`: 0 is a random policy, 1 the baseline's mean at the end. Environments that every line has."""
-    lines = order(data)
+    lines, data = order(data), data.dropna(subset=metric)
     count = data.groupby("env").line.nunique()
     complete = sorted(count.index[count == len(lines)])
     left_out = sorted(set(count.index) - set(complete))
     if left_out:
         note(f"aggregate: not every line has {', '.join(left_out)}, left out")
     require(len(complete) > 0, f"aggregate: no environment has all of {', '.join(lines)}; look at --where")
-    data = data[data.env.isin(complete)].dropna(subset=metric)
+    data = data[data.env.isin(complete)]
     # Only steps that every run has, so that no line is compared at another line's step.
     runs = data.groupby("env").run.nunique()
     shared = data.groupby(["env", "step"]).run.nunique().reset_index(name="runs")
@@ -637,10 +650,14 @@ def gradients(args: Args, data: pd.DataFrame):
 
 
 def flows(data: pd.DataFrame, figure: str) -> pd.DataFrame:
-    """Only scripts with a rollout."""
-    present = "sampling_steps" in data and data.sampling_steps.notna().any()
-    require(present, f"{figure}: no run has --sampling-steps; draw it from runs of the flow scripts")
-    data = data[data.sampling_steps.notna()].astype({"sampling_steps": int})
+    """Only scripts with a rollout, which log its gradients: QSM and DIME, too, have sampling steps."""
+    if {"sampling_steps", "gradients/step_0"} <= set(data):
+        logged = data["gradients/step_0"].notna().groupby(data.run).transform("any")
+        data = data[data.sampling_steps.notna() & logged]
+    else:
+        data = data[:0]
+    require(len(data) > 0, f"{figure}: no run has a rollout; draw it from runs of the flow scripts")
+    data = data.astype({"sampling_steps": int})
     return data.copy()  # else pandas warns of a fragmented frame
 
 
@@ -742,13 +759,13 @@ def comparisons(args: Args, data: pd.DataFrame, metric: str) -> tuple[pd.DataFra
     data["k"] = data.k.fillna(default)
     tables, shown = {}, set()
     for key, mine in data.groupby(["env", "script", "variant", "k"]):
-        tables[key] = by_seed(with_lines(mine, []), metric).dropna()
+        tables[key] = by_seed(with_lines(mine, None), metric).dropna()
 
     def add(kind: str, env: str, what: str, script: str, keys: list[tuple], weights: list[float]):
         if not all(key in tables for key in keys):
             return
         end, training, step = pair([tables[key] for key in keys], weights)
-        if end:
+        if end and training:
             shown.update(keys)
             references = [tables[key].loc[step].mean() for key, weight in zip(keys, weights, strict=True) if weight < 0]
             unit = abs(np.mean(references) - known.get(env, 0.0))
@@ -767,12 +784,17 @@ def comparisons(args: Args, data: pd.DataFrame, metric: str) -> tuple[pd.DataFra
         envs = sorted(env for env, name in usual if name == script and (env, first) in usual)
         groups, units = [], []
         for env in envs:
-            unit = tables[env, first, "", default].iloc[-1].mean() - known.get(env, 0.0)
-            groups += [tables[env, name, "", default] / unit for name in (script, first)]
+            groups += [tables[env, name, "", default] for name in (script, first)]
+        common = sorted(set.intersection(*(set(group.index) for group in groups))) if groups else []
+        if len(envs) > 1 and not common:
+            note(f"forest: {label(script)}: its tasks share no step, and have no row together")
+        for i, env in enumerate(envs if common else ()):
+            unit = groups[2 * i + 1].loc[common[-1]].mean() - known.get(env, 0.0)
+            groups[2 * i : 2 * i + 2] = [group / unit for group in groups[2 * i : 2 * i + 2]]
             units.append(unit)
-        if len(envs) > 1 and min(units) > 0:
+        if len(units) > 1 and min(units) > 0:
             end, training, step = pair(groups, [1 / len(envs), -1 / len(envs)] * len(envs))
-            if end:
+            if end and training:
                 seeds = seed_range(groups)
                 kind = f"policy, minus {label(first)}"
                 rows.append((kind, "all tasks", label(script), script, seeds, step, end, training, 1))
@@ -824,6 +846,7 @@ def print_power(ends: dict[str, list[pd.Series]], number: int):
 
 def forest(args: Args, data: pd.DataFrame):
     """Every difference: a row each, at the end and over training."""
+    require(not args.by, f"forest: has no line for {' '.join(args.by)}; choose one value by --where instead of --by")
     metric = metrics(args)[0]
     rows, ends = comparisons(args, data, metric)
     adjusted = holm([estimate.p for column in ("end", "training") for estimate in rows[column]])
@@ -967,14 +990,11 @@ def phases(data: pd.DataFrame) -> dict[tuple[str, str], dict[str, pd.Series]]:
 def gain(tasks: list[dict[str, pd.Series]], when: str) -> Estimate | None:
     """By how much success after the online phase is above that of `when`, within seeds, mean over tasks.
 
-    A run and the one without experience are the same until that phase. None where all seeds are alike: success has few
-    values, and would seem certain by chance.
-    """
+    A run and the one without experience are the same until that phase."""
     if not all(when in mine for mine in tasks):
         return None
     groups = [(mine["after"] - mine[when]).dropna().to_numpy() for mine in tasks]
-    estimate = combination(groups, [1 / len(groups)] * len(groups))
-    return estimate if estimate and estimate.high - estimate.low > 1e-9 else None
+    return combination(groups, [1 / len(groups)] * len(groups))
 
 
 def online_table(found: dict[tuple[str, str], dict[str, pd.Series]], scripts: list[str], short: dict[str, str]):
@@ -1016,7 +1036,7 @@ def online(args: Args, data: pd.DataFrame):
     data = data.dropna(subset=["offline_steps", "eval/success"]) if fits else data[:0]
     require(len(data) > 0, f"online: no success rates in {args.csv}; draw it from runs of offline_to_online")
     require(not args.by, f"online: has no line for {' '.join(args.by)}; choose one value by --where instead of --by")
-    found = phases(with_lines(data, []))
+    found = phases(with_lines(data, None))
     require(found, f"online: no run in {args.csv} is evaluated before and after its online phase; look at --where")
     envs, present = sorted({env for env, _ in found}), {script for _, script in found}
     scripts = [script for script in dict.fromkeys([*STYLES, *sorted(present)]) if script in present]

@@ -625,8 +625,7 @@ def test_intervals_are_students_and_welchs(plot):
     twice = plot.combination([one, one, other, other], [0.5, 0.5, -0.5, -0.5])
     assert twice.value == pytest.approx(mine.value) and twice.high - twice.low < mine.high - mine.low
     assert plot.combination([np.array([1.0])], [1]) is None
-    constant = welch(plot, np.full(3, 2.0), np.full(3, 1.0))
-    assert (constant.value, constant.low, constant.high, constant.p) == (1, 1, 1, 0)
+    assert welch(plot, np.full(3, 2.0), np.full(3, 1.0)) is None, "nothing varies: no interval, and no certainty"
 
 
 def test_intervals_cover_what_they_say(plot):
@@ -782,3 +781,54 @@ def test_speed_says_what_it_pools(tmp_path):
     result = plotted(made_up(tmp_path, rows), "speed")
     assert result.returncode == 0
     assert "speed: Gaussian on A-v0: compile is True, False in one bar; --by compile" in result.stderr
+
+
+def test_tasks_of_unequal_length_are_pooled_at_the_step_they_share(tmp_path):
+    """Flow-G has one and a half times the Gaussian's return at every step: half of the unit more, on both tasks."""
+    rows = []
+    for env, ends in (("A-v0", {"sac_gaussian": 4000, "sac_flow_g": 1000}), ("B-v0", {"sac_gaussian": 1000})):
+        for script, factor in (("sac_gaussian", 1.0), ("sac_flow_g", 1.5)):
+            steps = range(500, ends.get(script, 1000) + 1, 500)
+            own = grid_of([script], steps=steps, env=env)
+            rows += [row | {"eval_return": factor * row["step"] * (1 + 0.01 * row["seed"])} for row in own]
+    result = plotted(made_up(tmp_path, rows), "forest")
+    assert result.returncode == 0 and "| Flow-G | all tasks | 3 | 1k | +0.50 [" in result.stdout, result.stdout
+    result = plotted(made_up(tmp_path, rows), "forest", "--by", "seed")
+    assert result.returncode == 2 and "forest: has no line for seed; choose one value by --where" in result.stderr
+
+
+def test_aggregate_leaves_out_a_task_that_a_line_was_not_evaluated_on(tmp_path):
+    rows = grid_of(["sac_gaussian", "sac_flow_g"]) + grid_of(["sac_gaussian", "sac_flow_g"], env="B-v0")
+    for row in rows:
+        if row["script"] == "sac_flow_g" and row.get("env") == "B-v0":
+            row["eval_return"] = None
+    result = plotted(made_up(tmp_path, rows), "aggregate")
+    assert result.returncode == 0 and "not every line has B-v0, left out" in result.stderr
+    assert "score on A-v0, and" in result.stdout
+
+
+def test_a_flag_stays_a_number_beside_a_run_that_has_none(tmp_path):
+    first = grid_of(["sac_flow_g"], target_entropy=0.0) + grid_of(["sac_gaussian"], target_entropy="None")
+    made_up(tmp_path, grid_of(["sac_flow_g"], target_entropy=0.0, env="B-v0"), "other.csv")
+    table = made_up(tmp_path, first)
+    words = "table", "--also", tmp_path / "other.csv", "--where", "target_entropy == 0"
+    result = plotted(table, *words)
+    assert result.returncode == 0 and "A-v0" in result.stdout and "B-v0" in result.stdout, result.stdout
+
+
+def test_seeds_that_are_all_alike_have_no_interval(tmp_path):
+    rows = [
+        row | {"eval/success": 1.0 if i < 6 else 0.98} for i, row in enumerate(grid_of(["sac_gaussian", "sac_flow_g"]))
+    ]
+    result = plotted(made_up(tmp_path, rows), "table", "--returns", "success")
+    assert result.returncode == 0 and "| Flow-G | \u2013 | \u2013 |" in result.stdout, result.stdout
+
+
+def test_only_rollouts_have_gradients(tmp_path):
+    """QSM and DIME have sampling steps as well."""
+    flow = grid_of(["sac_flow_g"], sampling_steps=4, **{"gradients/step_0": 0.1, "gradients/step_1": 1.0})
+    other = grid_of(["qsm"], sampling_steps=5)
+    result = plotted(made_up(tmp_path, flow + other), "gradients", "steps")
+    assert result.returncode == 0 and "QSM" not in result.stdout and "K = 5" not in result.stdout
+    result = plotted(made_up(tmp_path, other), "gradients")
+    assert result.returncode == 2 and "gradients: no run has a rollout" in result.stderr

@@ -71,5 +71,10 @@ def test_from_training_to_picture(tmp_path):
     with open(tmp_path / "multigoal_paths.csv", newline="") as file:
         drawn = [row["episode"] for row in csv.DictReader(file) if row["kind"] == "path" and row["k"] == "1"]
     assert sorted(map(int, drawn)) == sorted([*range(4), *range(8)])
+    # A run that goes on takes its own place.
+    sac_flow_g.main(sac_flow_g.read_args(["--resume", str(held), "--total-timesteps", "210"]))
+    measure(held, 8)
+    with open(tmp_path / "multigoal.csv", newline="") as file:
+        assert [row["step"] for row in csv.DictReader(file) if row["run"] == held.name] == ["210", "210"]
     empty = subprocess.run([*call, tmp_path / "figures"], capture_output=True, text=True)
     assert empty.returncode == 2 and "no run of MultiGoal-v0" in empty.stderr

@@ -175,7 +175,7 @@ def load(args: Args) -> pd.DataFrame:
     """The selected rows of the CSV files."""
     tables = [read("--csv", args.csv), *(read("--also", path) for path in args.also)]
     data = pd.concat(tables, ignore_index=True)
-    for name in data.columns[data.dtypes == object].difference(KEYS):
+    for name in data.select_dtypes(exclude=["number", "bool"]).columns.difference(KEYS):
         if "/" not in name:
             data[name] = data[name].map(number)
     again = data.duplicated(["run", "step"], keep="last")
@@ -262,8 +262,8 @@ class Estimate:
 
 
 def combination(groups: list[np.ndarray], weights: list[float]) -> Estimate | None:
-    """The weighted sum of the means of groups of seeds. None where a group has a single seed, or where all seeds of a
-    group are alike in every group: success has few values, and would seem certain by chance.
+    """The weighted sum of the means of groups of seeds. None where a group has a single seed, or where in no group any
+    two seeds differ: success has few values, and would seem certain by chance.
 
     One group: Student's interval. Two with weights 1 and -1: Welch's. More: Welch's too, by Satterthwaite's formula.
     """

@@ -244,6 +244,12 @@ def test_data_of_other_flags_are_not_mixed(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         make_data(tmp_path, CUBE, 1, seed=7)
     assert stop.value.code == 2 and "delete" in capsys.readouterr().err
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / f"{CUBE}-val.npz").touch()  # of a call whose data were deleted
+    with pytest.raises(SystemExit) as stop:
+        make_data(other, CUBE, 1)
+    assert stop.value.code == 2 and "-val.npz is there already; choose another or delete it" in capsys.readouterr().err
 
 
 @needs_extras
@@ -1720,6 +1726,14 @@ BAD_PRETRAINED = {  # of the pretrained runs, the data and a folder: flags; and 
     "other networks": (
         lambda p, d, f: {"pretrained": p["sac_flow_g"][0], "hidden_dim": 8},
         ".*with --hidden-dim 16, not 8; choose the same, ",
+    ),
+    "another adapter": (
+        lambda p, d, f: {
+            "pretrained": changed_policy(
+                p["sac_flow_g"][1], f, args=torch.load(p["sac_flow_g"][1], weights_only=True)["args"] | {"adapter": 8}
+            )
+        },
+        ".*made with --adapter 8; give the same",
     ),
     "another squashing": (lambda p, d, f: {"pretrained": p["sac_flow_g"][0], "squash": "clip"}, ".*--squash tanh, not"),
 }

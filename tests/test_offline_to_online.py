@@ -1246,6 +1246,18 @@ def test_a_finished_run_can_be_made_longer(name, steps, data, whole_run, tmp_pat
 
 
 @needs_extras
+def test_reinflow_stopped_before_its_first_step_has_a_checkpoint(data, tmp_path, monkeypatch, capsys):
+    script = load("reinflow")
+    begin = script.start_run
+    monkeypatch.setattr(script, "start_run", lambda *args: script.STOP.extend((signal.SIGTERM, 0.0)) or begin(*args))
+    with pytest.raises(SystemExit):
+        script.main(script.Args(**small("reinflow", dataset_path=data[CUBE], run_dir=str(tmp_path))))
+    script.STOP.clear()
+    (run,) = tmp_path.iterdir()
+    assert "--resume" in capsys.readouterr().out and (run / "checkpoint.pt").is_file()
+
+
+@needs_extras
 @pytest.mark.parametrize(("name", "env_id"), [("sac_flow_g", CUBE), ("qc_fql", CUBE), ("sac_flow_g", "lift")])
 def test_an_episode_that_does_not_repeat_is_begun_anew(name, env_id, data, tmp_path, monkeypatch, capsys):
     """One line says so, and the rest of the chunk is dropped with it."""

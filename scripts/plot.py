@@ -564,6 +564,8 @@ def aggregate(args: Args, data: pd.DataFrame):
         note("aggregate: no environment is left, nothing is drawn")
         return
     for metric, table in scored.items():
+        alike = "its tasks share no step; draw it from runs of one --eval-frequency"
+        require(common_steps(table), f"aggregate: {alike}")
         score_tables(args, table, metric)
     metric, data = next(iter(scored.items()))
     lines, envs = order(data), sorted(data.env.unique())

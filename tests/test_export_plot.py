@@ -832,3 +832,15 @@ def test_only_rollouts_have_gradients(tmp_path):
     assert result.returncode == 0 and "QSM" not in result.stdout and "K = 5" not in result.stdout
     result = plotted(made_up(tmp_path, other), "gradients")
     assert result.returncode == 2 and "gradients: no run has a rollout" in result.stderr
+
+
+def test_tasks_without_a_common_step_are_refused_together(tmp_path):
+    rows = [
+        row
+        for env, steps in (("A-v0", (400, 800)), ("B-v0", (1000, 2000)))
+        for row in grid_of(["sac_gaussian", "sac_flow_g"], steps=steps, env=env)
+    ]
+    result = plotted(made_up(tmp_path, rows), "aggregate")
+    assert result.returncode == 2 and "\nerror: aggregate: its tasks share no step; " in result.stderr
+    result = plotted(made_up(tmp_path, rows), "forest")
+    assert result.returncode == 0 and "its tasks share no step, and have no row together" in result.stderr

@@ -14,6 +14,7 @@ passes pre-norm decoder layers of self-attention, cross-attention to the state's
 # a = scale * tanh(A_K) + bias, alpha temperature in reward per nat. Log-densities are in nats.
 import copy
 import errno
+import glob
 import importlib.metadata
 import importlib.util
 import io
@@ -711,6 +712,17 @@ def evaluate(actor, envs: list[gym.Env], seed: int, device: torch.device, film: 
 STOP = []  # the signal that asked the run to end, once one has, and when
 
 
+def give_up(number: int, _):
+    """Signal handler before the loop: nothing is lost, and the run ends at once. But libraries that are half compiled
+    would stay in Inductor's cache, and every later run would fail to load them."""
+    cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR", os.devnull)  # which Inductor sets
+    for unfinished in glob.glob(f"{cache}/*/*_CxxBuild"):
+        for path in glob.glob(f"{glob.escape(unfinished.removesuffix('_CxxBuild'))}.*"):
+            os.remove(path)
+    signal.signal(number, signal.SIG_DFL)
+    signal.raise_signal(number)
+
+
 def stop(number: int, _):
     """Signal handler: the run ends with a checkpoint at its next step, or at once on a signal that comes a second later
     (some launchers send two together)."""
@@ -862,7 +874,7 @@ def read_args(argv: list[str] | None = None) -> Args:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is lost before the loop
+    signal.signal(signal.SIGINT, give_up)
     threading.excepthook = lambda _: None  # TensorBoard's: what stops it is raised by the next event, here
     try:
         main(read_args())

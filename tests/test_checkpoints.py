@@ -584,6 +584,21 @@ def test_ctrl_c_while_compiling_ends_the_run_and_its_compilers_at_once(start, tm
     assert not psutil.wait_procs(children, timeout=5)[1], "a compiler goes on"
 
 
+@pytest.mark.skipif(not module.has_compiler(torch.device("cpu")), reason="torch.compile needs a C++ compiler on a CPU")
+def test_ctrl_c_while_compiling_leaves_no_half_compiled_library(tmp_path):
+    """A linker begins with an empty file, which no later run could load."""
+    flags = ["--size", "small", "--compile", "--device", "cpu", "--env-id", "Pendulum-v1", "--run-dir", str(tmp_path)]
+    cache, environment = tmp_path / "cache", os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    command, pipes = [sys.executable, ROOT / "sac_gaussian.py", *flags], {"stdout": subprocess.DEVNULL}
+    with subprocess.Popen(command, env=environment, start_new_session=True, **pipes) as run:
+        while run.poll() is None and not any(not path.stat().st_size for path in cache.glob("*/*.so")):
+            time.sleep(0.02)
+        os.killpg(run.pid, signal.SIGINT)
+    assert run.returncode == -signal.SIGINT
+    unfinished = [*cache.glob("*/*_CxxBuild")]
+    assert unfinished and not [path for build in unfinished for path in build.parent.glob(f"{build.name[:-9]}.*")]
+
+
 @pytest.mark.parametrize(
     ("hook", "step"),
     [

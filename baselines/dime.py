@@ -731,7 +731,8 @@ def give_up(number: int, _):
     cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR", os.devnull)  # which Inductor sets
     for unfinished in glob.glob(f"{cache}/*/*_CxxBuild"):
         for path in glob.glob(f"{glob.escape(unfinished.removesuffix('_CxxBuild'))}.*"):
-            os.remove(path)
+            with suppress(OSError):  # its compiler, which is ending too, may have removed it
+                os.remove(path)
     signal.signal(number, signal.SIG_DFL)
     signal.raise_signal(number)
 

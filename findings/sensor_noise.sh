@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A MuJoCo sensor with noise="0.5" reads the exact value: the attribute changes no reading, and the flag that once switched it on is gone.
 # Versions: mujoco 3.8.1 and 3.1.3, numpy 2.4.6 and 1.26.4
-# Behaviour: a model may give any sensor a standard deviation of noise, which is compiled, stored (sensor_noise) and saved again. Nothing reads
+# Behaviour: a model may give any sensor a standard deviation of noise, which is compiled and stored (sensor_noise). Nothing reads
 #   it: noise is left to the user. In 3.1.3 <flag sensornoise="enable"/> added it; today the XML with that flag is refused, and the XML
 #   without it is read in silence, as it was then. So a policy trained "with sensor noise" by the model's file has seen none.
 # Seen 2026-11-30 (a hinge at rest, joint position and velocity with noise .5; deviation of 100 readings):

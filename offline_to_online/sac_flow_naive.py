@@ -418,8 +418,8 @@ def main(args: Args) -> str:
         rows = restore(args.resume, checkpoint, parts, buffer, generator)
         if len(rows):  # of the episode in progress
             obs, episode_return, ended = replay_episode(env, buffer.split(rows), episode_seed(args.seed, episode))
-        if len(rows) and obs is None:  # the next episode does not follow from its last row
-            buffer.split(buffer.rows[(buffer.count - 1) % len(buffer.rows)])["terminal"].fill_(1)
+            if obs is None:  # the next episode does not follow from its last row
+                buffer.split(buffer.rows[(buffer.count - 1) % len(buffer.rows)])["terminal"].fill_(1)
     path, writer, lock = start_run(args, device, start)
     if not checkpoint:
         writer.add_text("data", describe(files, buffer))
@@ -977,7 +977,8 @@ def give_up(number: int, _):
     cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR", os.devnull)  # which Inductor sets
     for unfinished in glob.glob(f"{cache}/*/*_CxxBuild"):
         for path in glob.glob(f"{glob.escape(unfinished.removesuffix('_CxxBuild'))}.*"):
-            os.remove(path)
+            with suppress(OSError):  # its compiler, which is ending too, may have removed it
+                os.remove(path)
     signal.signal(number, signal.SIG_DFL)
     signal.raise_signal(number)
 

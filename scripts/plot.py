@@ -218,7 +218,9 @@ def with_lines(data: pd.DataFrame, by: list[str] | None) -> pd.DataFrame:
     for (line, env), rows in data.groupby(["line", "env"]):
         for name in flags:
             values = rows[name].dropna().unique()  # a run of an older script may lack the flag
-            remedy = "choose one by --where" + f", or draw a line for each by --by {name}" * (by is not None)
+            remedy = "choose one by --where"
+            if by is not None:
+                remedy += f", or draw a line for each by --by {name}"
             require(len(values) <= 1, f"{line} on {env}: {name} is {', '.join(map(text, values))}; {remedy}")
         done = set(rows.run[rows.finished == 1])
         for seed, runs in rows.groupby("seed").run:
@@ -564,8 +566,7 @@ def aggregate(args: Args, data: pd.DataFrame):
         note("aggregate: no environment is left, nothing is drawn")
         return
     for metric, table in scored.items():
-        alike = "its tasks share no step; draw it from runs of one --eval-frequency"
-        require(common_steps(table), f"aggregate: {alike}")
+        require(common_steps(table), "aggregate: its tasks share no step; draw it from runs of one --eval-frequency")
         score_tables(args, table, metric)
     metric, data = next(iter(scored.items()))
     lines, envs = order(data), sorted(data.env.unique())
@@ -785,14 +786,14 @@ def comparisons(args: Args, data: pd.DataFrame, metric: str) -> tuple[pd.DataFra
     for script in [script for script in scripts if script != first]:
         envs = sorted(env for env, name in usual if name == script and (env, first) in usual)
         groups, units = [], []
-        for env in envs:
-            groups += [tables[env, name, "", default] for name in (script, first)]
-        common = sorted(set.intersection(*(set(group.index) for group in groups))) if groups else []
+        of_task = {env: [tables[env, name, "", default] for name in (script, first)] for env in envs}
+        indices = [set(table.index) for two in of_task.values() for table in two]
+        common = set.intersection(*indices) if indices else set()
         if len(envs) > 1 and not common:
             note(f"forest: {label(script)}: its tasks share no step, and have no row together")
-        for i, env in enumerate(envs if common else ()):
-            unit = groups[2 * i + 1].loc[common[-1]].mean() - known.get(env, 0.0)
-            groups[2 * i : 2 * i + 2] = [group / unit for group in groups[2 * i : 2 * i + 2]]
+        for env, (own, reference) in of_task.items() if common else ():
+            unit = reference.loc[max(common)].mean() - known.get(env, 0.0)
+            groups += [own / unit, reference / unit]
             units.append(unit)
         if len(units) > 1 and min(units) > 0:
             end, training, step = pair(groups, [1 / len(envs), -1 / len(envs)] * len(envs))

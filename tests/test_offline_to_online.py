@@ -1289,9 +1289,10 @@ def test_an_episode_that_does_not_repeat_is_begun_anew(name, env_id, data, tmp_p
     seen = scalars(part)["charts/episodic_length"]  # 8 steps, then whole episodes of 13
     assert [step for step, _ in seen] == [24 + 8 + 13] and [length for _, length in seen] == [13]
     script.main(script.read_args(["--resume", str(part), "--total-timesteps", "50"]))
-    for buffer, border in zip(buffers[1:], (8, 8), strict=True):  # no chunk goes on from the one episode to the other
+    assert len(buffers) == 3
+    for buffer in buffers[1:]:  # no chunk goes on from the one episode to the other
         ends = buffer.split(buffer.rows[: buffer.count])["terminal"].squeeze(1)
-        assert ends.nonzero().flatten()[:2].tolist() == [border - 1, border + 13 - 1]
+        assert ends.nonzero().flatten()[:2].tolist() == [8 - 1, 8 + 13 - 1]
 
 
 def test_a_switch_takes_no_value(script, capsys):

@@ -623,7 +623,7 @@ def make_env(args: Args, film: bool = False, made_from: dict | None = None) -> g
         require(False, f"--env-id {args.env_id}: {error}; {remedy}")
     except Exception as error:  # whatever robosuite makes of an older version's flags
         remedy = f"its env_args build no environment ({error!r}); choose a file made for robosuite 1.5"
-        require(args.env_id not in ROBOMIMIC, f"--dataset-path {args.dataset_path}: {remedy}")
+        require(args.env_id not in ROBOMIMIC, f"--dataset-path {args.dataset_path or '(the official file)'}: {remedy}")
         raise
     if args.sparse and args.env_id not in ROBOMIMIC:
         env = gym.wrappers.TransformReward(env, lambda reward: -float(reward != 0))

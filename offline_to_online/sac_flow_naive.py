@@ -114,7 +114,7 @@ class Velocity(nn.Module):
 
     @staticmethod
     def float32(product, *tensors: torch.Tensor) -> torch.Tensor:
-        """A narrow product kept out of --bf16: v has to cancel an A_k that is wide next to the noise of the action."""
+        """A narrow product kept in float32 under autocast: v has to cancel an A_k that is wide next to the noise of the action."""
         with torch.autocast(tensors[0].device.type, enabled=False):
             return product(*(tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors))
 
@@ -666,7 +666,7 @@ def make_env(args: Args, film: bool = False, made_from: dict | None = None) -> g
         require(False, f"--env-id {args.env_id}: {error}; {remedy}")
     except Exception as error:  # whatever robosuite makes of an older version's flags
         remedy = f"its env_args build no environment ({error!r}); choose a file made for robosuite 1.5"
-        require(args.env_id not in ROBOMIMIC, f"--dataset-path {args.dataset_path}: {remedy}")
+        require(args.env_id not in ROBOMIMIC, f"--dataset-path {args.dataset_path or '(the official file)'}: {remedy}")
         raise
     if args.sparse and args.env_id not in ROBOMIMIC:
         env = gym.wrappers.TransformReward(env, lambda reward: -float(reward != 0))

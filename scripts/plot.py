@@ -594,7 +594,10 @@ def aggregate(args: Args, data: pd.DataFrame):
     final.set(xlabel="normalised score", title="At the end", yticks=range(len(lines)), yticklabels=lines)
     final.set_ylim(len(lines) - 0.5, -0.5)
     names = {line: f"{line} ({seeds_text(data[data.line == line])})" for line in lines}
-    remark = f"{RETURNS[metric].capitalize()}; 0: random policy, 1: {label(args.baseline)}'s mean at the end. "
+    known, one = read_references(args), f"{label(args.baseline)}'s mean at the end"
+    if "one" in known and known.one.reindex(envs).notna().any():
+        one = f"the return in {args.references.name}, where it has none {one}"
+    remark = f"{RETURNS[metric].capitalize()}; 0: random policy, 1: {one}. "
     remark += f"Mean over {', '.join(envs)}, which weigh the same, with its 95 % interval; dots: each run, "
     remark += "a row per environment."
     legend(fig, look, names, remark)
@@ -934,8 +937,12 @@ def table(args: Args, data: pd.DataFrame):
                 cells.append(spread(values, 2 if metric == "eval/success" else 0) + when if len(values) else "\u2013")
             print(f"| {line} | {' | '.join(cells)} |")
         print()
-        if label(args.baseline) in lines and len(lines) > 1 and not args.by:
-            differences(data, metric, label(args.baseline), lines, envs)
+        own = [line for line in lines if (data.script[data.line == line] == args.baseline).any()]
+        if len(own) == 1 and len(lines) > 1:
+            differences(data, metric, own[0], lines, envs)
+        elif len(lines) > 1:
+            has = f"has the lines {'; '.join(own)}" if own else "has no run here"
+            note(f"table: no differences: --baseline {args.baseline} {has}")
 
 
 def differences(data: pd.DataFrame, metric: str, baseline: str, lines: list[str], envs: list[str]):
@@ -1095,6 +1102,9 @@ def main(args: Args):
         fits = set(args.figures) <= {"curves", "table", "online"} and "eval/success" in data.columns
         remedy = f"is for curves, table and online of runs in {args.csv} that have it; choose eval"
         require(fits, f"--returns success: {remedy}")
+    single = {"steps", "forest"} & set(args.figures)
+    one_kind = args.returns != "both" or not single
+    require(one_kind, f"--returns both: {' and '.join(sorted(single))} draw one of them; choose eval or train")
     try:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -238,6 +238,8 @@ def descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor):
 def main(args: Args) -> str:
     """Train, or go on with a run; returns the run's folder."""
     device = prepare(args)
+    compiles = args.compile and has_compiler(device)
+    lock = hold(args.resume) if args.resume else None
     checkpoint = load_checkpoint(args.resume) if args.resume else None
     env = make_env(args, introduce=True)
     films = [args.capture_video] + [False] * (args.eval_episodes - 1) if args.eval_frequency else []
@@ -261,7 +263,7 @@ def main(args: Args) -> str:
     critic_optimizer = torch.optim.Adam(critic.parameters(), lr=args.q_lr, fused=True)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.bf16)
     functions = critic_loss, actor_loss, actor_view.act
-    if args.compile:
+    if compiles:
         functions = [torch.compile(function, dynamic=False, options=NO_GUARDS) for function in functions]
     critic_loss_fn, actor_loss_fn, act_fn = functions
 
@@ -293,10 +295,10 @@ def main(args: Args) -> str:
                 torch._foreach_lerp_(*pairs, args.tau)
         return metrics
 
-    if args.compile:
+    if compiles:
         # Compile on zeros, before the loop: the losses are pure and leave no trace, and Ctrl-C has nothing to lose.
         began = time.perf_counter()
-        print("compiling, a minute or two at first, seconds from the cache", flush=True)
+        print("compiling, a minute or two at first, seconds from the cache")
         batch = buffer.split(torch.zeros(args.batch_size, buffer.rows.shape[1], device=device))
         batch = {name: column.contiguous() for name, column in batch.items()}  # as torch.cat leaves a true one
         noise = torch.zeros(actor.noise_factors, args.batch_size, box.shape[0], device=device)
@@ -306,7 +308,7 @@ def main(args: Args) -> str:
             other, _ = actor_loss_fn(actor, critic_view, batch, buffer_q, noise, noise[0], t, args)
         (loss + other).backward()
         act_fn(torch.zeros(1, obs_dim, device=device), torch.zeros(actor.noise_factors, 1, box.shape[0], device=device))
-        print(f"compiled in {time.perf_counter() - began:.0f} s", flush=True)
+        print(f"compiled in {time.perf_counter() - began:.0f} s")
 
     # What a checkpoint holds of networks and optimizers.
     parts = {"actor": actor, "critic": critic, "target_critic": target_critic}
@@ -317,7 +319,7 @@ def main(args: Args) -> str:
         start, episode, episode_start, last_return, metrics, _ = checkpoint["counters"]
         box.np_random.bit_generator.state = checkpoint["box"]
     obs, episode_return, ended = replay_episode(env, buffer.split(rows), episode_seed(args.seed, episode))
-    path, writer, lock = start_run(args, device, start)
+    path, writer, lock = start_run(args, device, start, lock)
     # Every transition, one after the other: a checkpoint has their number and checksum; what is behind them is cut off.
     replay = open(f"{path}/replay.bin", "ab")  # noqa: SIM115
     replay.truncate(4 * buffer.rows.shape[1] * buffer.count)
@@ -420,7 +422,7 @@ def require(condition: bool, message: str):
 
 def prepare(args: Args) -> torch.device:
     """Refuse flags that cannot work, naming flag and remedy, and set PyTorch up; returns the device."""
-    zeros = "learning_starts", "eval_frequency", "checkpoint_frequency"
+    zeros = "eval_frequency", "checkpoint_frequency"
     units = "gamma", "tau", "policy_lr", "q_lr", "expectile", "recent_fraction"
     limits = dict.fromkeys(zeros, (0, 2**62)) | dict.fromkeys(units, (0, 1))
     limits |= dict.fromkeys(("critic_hidden_dim", "hidden_dim"), (1, 2**14))
@@ -431,6 +433,9 @@ def prepare(args: Args) -> torch.device:
         if field.type in (int, float, float | None) and value is not None:
             low, high = limits.get(field.name, (1, 2**62))
             require(low <= value <= high, f"{flag} {value}: choose a number from {low} to {high}")
+    place = os.path.abspath(os.path.expanduser(args.run_dir))
+    while not os.path.exists(place):
+        place = os.path.dirname(place)
     devices = ["cpu"] + ["mps"] * torch.backends.mps.is_available() + ["cuda"] * torch.cuda.is_available()
     device = {"auto": "cuda" if "cuda" in devices else "cpu"}.get(args.device, args.device)
     for flag, fine, remedy in (
@@ -438,6 +443,7 @@ def prepare(args: Args) -> torch.device:
         ("learning_starts", args.learning_starts < args.total_timesteps, "must be below --total-timesteps"),
         ("batch_size", args.batch_size <= args.learning_starts, "the first update has fewer; raise --learning-starts"),
         ("batch_size", args.batch_size <= args.buffer_size, "more than the buffer holds; raise --buffer-size"),
+        ("run_dir", os.path.isdir(place) and os.access(place, os.W_OK), "cannot be written; choose another folder"),
         ("track", not args.track or importlib.util.find_spec("wandb"), "pip install wandb first"),
         ("capture_video", not args.capture_video or importlib.util.find_spec("imageio_ffmpeg"), "needs imageio-ffmpeg"),
         ("capture_video", not args.capture_video or args.eval_frequency, "films evaluations; give --eval-frequency"),
@@ -445,11 +451,10 @@ def prepare(args: Args) -> torch.device:
         require(fine, f"--{flag.replace('_', '-')} {getattr(args, flag)}: {remedy}")
     if args.compile and not has_compiler(torch.device(device)):
         print("no compiler or no Python.h found: running without torch.compile, slower")
-        args.compile = False
     processor = torch.cpu.get_capabilities()
     bf16 = any(there for name, there in processor.items() if "bf16" in name)
     if args.bf16 and device == "cpu" and not bf16:
-        print("--bf16: this processor has no bfloat16 instructions and will be slower with it, not faster", flush=True)
+        print("--bf16: this processor has no bfloat16 instructions and will be slower with it, not faster")
     # "medium" sends float32 products on a CPU to oneDNN, twice as fast with AVX-512. With AMX, and on Arm, it would
     # make bfloat16 of them, which --bf16 alone may do. "high" is TF32 on CUDA.
     exact = processor.get("architecture") == "x86_64" and not processor.get("amx_bf16")
@@ -491,6 +496,7 @@ def make_env(args: Args, film: bool = False, introduce: bool = False) -> gym.Env
         require(flat, f"{flag}: observations are {space}, not a flat Box; wrap it in FlattenObservation")
         env = gym.wrappers.TransformReward(env, lambda reward: float(np.asarray(reward).item()))  # of an array of one
         env = gym.wrappers.TransformObservation(env, lambda obs: np.array(obs, np.float32).reshape(space.shape), space)
+        box.seed(0)  # a wrapper's statistics may outlive the episode
         env.reset(seed=0)
         env.step(box.sample())
         if film and hasattr(env.unwrapped, "mujoco_renderer") and env.unwrapped.model.ncam:
@@ -599,12 +605,12 @@ STOP = []  # the signal that asked the run to end, once one has, and when
 
 
 def give_up(number: int, _):
-    """Signal handler before the loop: nothing is lost, and the run ends at once. But libraries that are half compiled
-    would stay in Inductor's cache, and every later run would fail to load them."""
+    """Signal handler before the loop: nothing is lost, and the run ends at once. But a library that is half linked, an
+    empty file, would stay in Inductor's cache: later runs would fail to load it, or do without vector instructions."""
     cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR", os.devnull)  # which Inductor sets
-    for unfinished in glob.glob(f"{cache}/*/*_CxxBuild"):
-        for path in glob.glob(f"{glob.escape(unfinished.removesuffix('_CxxBuild'))}.*"):
-            with suppress(OSError):  # its compiler, which is ending too, may have removed it
+    for path in glob.glob(f"{glob.escape(cache)}/*/*.so"):
+        with suppress(OSError):  # its linker, which is ending too, may have removed it
+            if os.path.getsize(path) == 0:
                 os.remove(path)
     signal.signal(number, signal.SIG_DFL)
     signal.raise_signal(number)
@@ -691,7 +697,10 @@ def restore(run: str, checkpoint: dict, parts: dict, buffer: ReplayBuffer, gener
 
 def hold(run: str) -> io.BufferedWriter:
     """Keeps other processes from going on with the run while this file is open: two would destroy it."""
-    file = open(f"{run}/lock", "ab")  # noqa: SIM115
+    try:
+        file = open(f"{run}/lock", "ab")  # noqa: SIM115
+    except OSError as error:
+        require(False, f"--resume {run}: {error.strerror}; copy it to a folder that can be written")
     with suppress(ImportError):  # no such locks on Windows
         import fcntl
 
@@ -703,13 +712,12 @@ def hold(run: str) -> io.BufferedWriter:
     return file
 
 
-def start_run(args: Args, device: torch.device, step: int) -> tuple[str, SummaryWriter, io.BufferedWriter]:
+def start_run(args: Args, device: torch.device, step: int, lock=None) -> tuple[str, SummaryWriter, io.BufferedWriter]:
     """Make the run's folder and record what is needed to repeat the run; with --resume go on in it at `step`.
     From here on a signal to stop means a checkpoint."""
     name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns() // 1_000_000}"
     name = re.sub(r"[^\w.=-]+", "-", name)  # a folder of its own, and an id for Weights & Biases
     path = args.resume or os.path.join(os.path.expanduser(args.run_dir), name)
-    lock = hold(path) if args.resume else None  # before W&B hears of it
     if args.track:
         import wandb
 
@@ -733,7 +741,7 @@ def start_run(args: Args, device: torch.device, step: int) -> tuple[str, Summary
     for title, table in (("hyperparameters", asdict(args)), ("versions", versions)):
         rows = "\n".join(f"|{key}|{value}|" for key, value in table.items())
         writer.add_text(title, "|name|value|\n|-|-|\n" + rows, step)
-    print(f"run: {path}", flush=True)
+    print(f"run: {path}")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     return path, writer, lock
@@ -761,12 +769,16 @@ def read_args(argv: list[str] | None = None) -> Args:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, give_up)
+    sys.stdout.reconfigure(line_buffering=True)  # a log file or pipe has each line at once
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, give_up)
     threading.excepthook = lambda _: None  # TensorBoard's: what stops it is raised by the next event, here
     try:
         main(read_args())
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EPIPE):
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where what was printed last may find no room either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where what was printed last may find no room or reader either
+        if error.errno == errno.EPIPE:  # Ctrl-C ends the reader of a pipe as well
+            raise SystemExit(128 + STOP[0] if STOP else "error: what read the output ended; --resume the run") from None
         raise SystemExit("error: no space left on the disk; make room, then --resume the run") from None

@@ -216,6 +216,8 @@ def ppo_loss(actor, critic, batch: dict[str, torch.Tensor], args: Args) -> tuple
 def main(args: Args) -> str:
     """Train, or go on with a run; returns the run's folder."""
     device = prepare(args)
+    compiles = args.compile and has_compiler(device)
+    lock = hold(args.resume) if args.resume else None
     checkpoint = load_checkpoint(args.resume) if args.resume else None
     env = make_env(args, introduce=True)
     films = [args.capture_video] + [False] * (args.eval_episodes - 1) if args.eval_frequency else []
@@ -234,7 +236,7 @@ def main(args: Args) -> str:
     optimizer = torch.optim.Adam(parameters, lr=args.policy_lr, eps=1e-5, fused=True)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.bf16)
     functions = ppo_loss, actor_view.sample
-    if args.compile:
+    if compiles:
         functions = [torch.compile(function, dynamic=False, options=NO_GUARDS) for function in functions]
     loss_fn, sample_fn = functions
 
@@ -268,17 +270,17 @@ def main(args: Args) -> str:
         metrics |= {"policy/std": actor.log_std.detach().exp().mean()}
         return metrics | {"charts/learning_rate": torch.tensor(optimizer.param_groups[0]["lr"])}
 
-    if args.compile:
+    if compiles:
         # Compile on zeros, before the loop: the loss is pure and leaves no trace, and Ctrl-C has nothing to lose.
         began = time.perf_counter()
-        print("compiling, a minute or two at first, seconds from the cache", flush=True)
+        print("compiling, a minute or two at first, seconds from the cache")
         shapes = {"normal_obs": (obs_dim,), "x": box.shape, "log_prob": (), "value": (), "advantage": ()}
         size = args.num_steps // args.num_minibatches
         with autocast:
             batch = {name: torch.zeros(size, *shape, device=device) for name, shape in shapes.items()}
             loss_fn(actor, critic, batch, args)[0].backward()
         sample_fn(torch.zeros(1, obs_dim, device=device), torch.zeros(1, *box.shape, device=device))
-        print(f"compiled in {time.perf_counter() - began:.0f} s", flush=True)
+        print(f"compiled in {time.perf_counter() - began:.0f} s")
 
     # What a checkpoint holds of networks and optimizers.
     parts = {"actor": actor, "critic": critic, "reward_scaler": scaler, "optimizer": optimizer}
@@ -287,7 +289,7 @@ def main(args: Args) -> str:
         rows = restore(args.resume, checkpoint, parts, buffer, generator)
         start, episode, episode_start, last_return, metrics, _ = checkpoint["counters"]
     obs, episode_return, ended = replay_episode(env, buffer.split(rows), episode_seed(args.seed, episode))
-    path, writer, lock = start_run(args, device, start)
+    path, writer, lock = start_run(args, device, start, lock)
 
     # With miniters=1 its rate, and thus the remaining time, is that of the moment; disable=None: on a terminal alone.
     progress = tqdm(total=args.total_timesteps, initial=start, miniters=1, disable=None, leave=False)
@@ -391,6 +393,9 @@ def prepare(args: Args) -> torch.device:
         if field.type in (int, float, float | None) and value is not None:
             low, high = limits.get(field.name, (1, 2**62))
             require(low <= value <= high, f"{flag} {value}: choose a number from {low} to {high}")
+    place = os.path.abspath(os.path.expanduser(args.run_dir))
+    while not os.path.exists(place):
+        place = os.path.dirname(place)
     devices = ["cpu"] + ["mps"] * torch.backends.mps.is_available() + ["cuda"] * torch.cuda.is_available()
     device = {"auto": "cuda" if "cuda" in devices else "cpu"}.get(args.device, args.device)
     size = args.num_steps // args.num_minibatches
@@ -400,6 +405,7 @@ def prepare(args: Args) -> torch.device:
         ("device", device in devices, f"not available here; choose auto, {', '.join(devices)}"),
         ("num_steps", args.num_steps <= args.total_timesteps, "no update would be made; raise --total-timesteps"),
         ("num_minibatches", whole, divisor),
+        ("run_dir", os.path.isdir(place) and os.access(place, os.W_OK), "cannot be written; choose another folder"),
         ("track", not args.track or importlib.util.find_spec("wandb"), "pip install wandb first"),
         ("capture_video", not args.capture_video or importlib.util.find_spec("imageio_ffmpeg"), "needs imageio-ffmpeg"),
         ("capture_video", not args.capture_video or args.eval_frequency, "films evaluations; give --eval-frequency"),
@@ -407,11 +413,10 @@ def prepare(args: Args) -> torch.device:
         require(fine, f"--{flag.replace('_', '-')} {getattr(args, flag)}: {remedy}")
     if args.compile and not has_compiler(torch.device(device)):
         print("no compiler or no Python.h found: running without torch.compile, slower")
-        args.compile = False
     processor = torch.cpu.get_capabilities()
     bf16 = any(there for name, there in processor.items() if "bf16" in name)
     if args.bf16 and device == "cpu" and not bf16:
-        print("--bf16: this processor has no bfloat16 instructions and will be slower with it, not faster", flush=True)
+        print("--bf16: this processor has no bfloat16 instructions and will be slower with it, not faster")
     # "medium" sends float32 products on a CPU to oneDNN, twice as fast with AVX-512. With AMX, and on Arm, it would
     # make bfloat16 of them, which --bf16 alone may do. "high" is TF32 on CUDA.
     exact = processor.get("architecture") == "x86_64" and not processor.get("amx_bf16")
@@ -453,6 +458,7 @@ def make_env(args: Args, film: bool = False, introduce: bool = False) -> gym.Env
         require(flat, f"{flag}: observations are {space}, not a flat Box; wrap it in FlattenObservation")
         env = gym.wrappers.TransformReward(env, lambda reward: float(np.asarray(reward).item()))  # of an array of one
         env = gym.wrappers.TransformObservation(env, lambda obs: np.array(obs, np.float32).reshape(space.shape), space)
+        box.seed(0)  # a wrapper's statistics may outlive the episode
         env.reset(seed=0)
         env.step(box.sample())
         if film and hasattr(env.unwrapped, "mujoco_renderer") and env.unwrapped.model.ncam:
@@ -554,12 +560,12 @@ STOP = []  # the signal that asked the run to end, once one has, and when
 
 
 def give_up(number: int, _):
-    """Signal handler before the loop: nothing is lost, and the run ends at once. But libraries that are half compiled
-    would stay in Inductor's cache, and every later run would fail to load them."""
+    """Signal handler before the loop: nothing is lost, and the run ends at once. But a library that is half linked, an
+    empty file, would stay in Inductor's cache: later runs would fail to load it, or do without vector instructions."""
     cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR", os.devnull)  # which Inductor sets
-    for unfinished in glob.glob(f"{cache}/*/*_CxxBuild"):
-        for path in glob.glob(f"{glob.escape(unfinished.removesuffix('_CxxBuild'))}.*"):
-            with suppress(OSError):  # its compiler, which is ending too, may have removed it
+    for path in glob.glob(f"{glob.escape(cache)}/*/*.so"):
+        with suppress(OSError):  # its linker, which is ending too, may have removed it
+            if os.path.getsize(path) == 0:
                 os.remove(path)
     signal.signal(number, signal.SIG_DFL)
     signal.raise_signal(number)
@@ -639,7 +645,10 @@ def restore(run: str, checkpoint: dict, parts: dict, buffer: Rollout, generator:
 
 def hold(run: str) -> io.BufferedWriter:
     """Keeps other processes from going on with the run while this file is open: two would destroy it."""
-    file = open(f"{run}/lock", "ab")  # noqa: SIM115
+    try:
+        file = open(f"{run}/lock", "ab")  # noqa: SIM115
+    except OSError as error:
+        require(False, f"--resume {run}: {error.strerror}; copy it to a folder that can be written")
     with suppress(ImportError):  # no such locks on Windows
         import fcntl
 
@@ -651,13 +660,12 @@ def hold(run: str) -> io.BufferedWriter:
     return file
 
 
-def start_run(args: Args, device: torch.device, step: int) -> tuple[str, SummaryWriter, io.BufferedWriter]:
+def start_run(args: Args, device: torch.device, step: int, lock=None) -> tuple[str, SummaryWriter, io.BufferedWriter]:
     """Make the run's folder and record what is needed to repeat the run; with --resume go on in it at `step`.
     From here on a signal to stop means a checkpoint."""
     name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns() // 1_000_000}"
     name = re.sub(r"[^\w.=-]+", "-", name)  # a folder of its own, and an id for Weights & Biases
     path = args.resume or os.path.join(os.path.expanduser(args.run_dir), name)
-    lock = hold(path) if args.resume else None  # before W&B hears of it
     if args.track:
         import wandb
 
@@ -681,7 +689,7 @@ def start_run(args: Args, device: torch.device, step: int) -> tuple[str, Summary
     for title, table in (("hyperparameters", asdict(args)), ("versions", versions)):
         rows = "\n".join(f"|{key}|{value}|" for key, value in table.items())
         writer.add_text(title, "|name|value|\n|-|-|\n" + rows, step)
-    print(f"run: {path}", flush=True)
+    print(f"run: {path}")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     return path, writer, lock
@@ -709,12 +717,16 @@ def read_args(argv: list[str] | None = None) -> Args:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, give_up)
+    sys.stdout.reconfigure(line_buffering=True)  # a log file or pipe has each line at once
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, give_up)
     threading.excepthook = lambda _: None  # TensorBoard's: what stops it is raised by the next event, here
     try:
         main(read_args())
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EPIPE):
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where what was printed last may find no room either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where what was printed last may find no room or reader either
+        if error.errno == errno.EPIPE:  # Ctrl-C ends the reader of a pipe as well
+            raise SystemExit(128 + STOP[0] if STOP else "error: what read the output ended; --resume the run") from None
         raise SystemExit("error: no space left on the disk; make room, then --resume the run") from None

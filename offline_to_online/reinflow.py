@@ -308,6 +308,7 @@ def main(args: Args) -> str:
     """Pretrain and fine-tune, or go on with a run; returns the run's folder."""
     args = with_presets(args)
     device = prepare(args)
+    compiles = args.compile and has_compiler(device)
     require(args.min_std < args.max_std, f"--min-std {args.min_std}: must be below --max-std")
     # At first sigma is the geometric mean; below `least` the mean log-density per step and dimension is above 1.
     unit, K, middle = 0.5 * math.log(2 * math.pi * math.e), args.sampling_steps, math.sqrt(args.min_std * args.max_std)
@@ -318,6 +319,7 @@ def main(args: Args) -> str:
     late = f"--num-steps {args.num_steps}: {covered} steps are fewer than an episode's {args.step_limit}"
     fine = covered >= args.step_limit or not args.total_timesteps
     require(fine, f"{late}, whose end would never be seen; raise it, or lower --step-limit")
+    lock = hold(args.resume) if args.resume else None
     checkpoint = load_checkpoint(args.resume) if args.resume else None
     start, episode, iteration, evaluated = 0, 0, 0, True
     if checkpoint:
@@ -348,7 +350,7 @@ def main(args: Args) -> str:
     actor_optimizer = torch.optim.AdamW(actor.parameters(), lr=args.actor_lr, weight_decay=0, fused=True)
     critic_optimizer = torch.optim.AdamW(critic.parameters(), lr=args.critic_lr, weight_decay=1e-5, fused=True)
     scale = ReturnScale(args.gamma)
-    flow_loss_fn = torch.compile(flow_loss, dynamic=False) if args.compile else flow_loss
+    flow_loss_fn = torch.compile(flow_loss, dynamic=False) if compiles else flow_loss
 
     def draw(generator: torch.Generator) -> tuple:
         """What flow matching takes besides the network: chunks, x_0 and t."""
@@ -356,13 +358,13 @@ def main(args: Args) -> str:
         noise = actor.draw_noise(args.batch_size, generator)[0]
         return batch, noise, torch.rand(args.batch_size, 1, generator=generator, device=device)
 
-    if args.compile:
+    if compiles:
         # Compile before the loop, on a batch of its own: the loss is pure and leaves no trace, and Ctrl-C has nothing
         # to lose. The batch is drawn as all are, because another layout in memory would compile again.
         began, own = time.perf_counter(), torch.Generator(device).manual_seed(0)
-        print("compiling, a minute or two at first, seconds from the cache", flush=True)
+        print("compiling, a minute or two at first, seconds from the cache")
         flow_loss_fn(flow, *draw(own)).backward()
-        print(f"compiled in {time.perf_counter() - began:.0f} s", flush=True)
+        print(f"compiled in {time.perf_counter() - began:.0f} s")
 
     # A checkpoint is these parts, the generator, the running scale of returns and the counters.
     parts = {"flow": flow, "actor": actor, "critic": critic, "pretrain_optimizer": pretrain_optimizer}
@@ -370,7 +372,7 @@ def main(args: Args) -> str:
     if checkpoint:
         restore(args.resume, checkpoint, parts, generator)
         scale.count, scale.mean, scale.var = checkpoint["scale"]
-    path, writer, lock = start_run(args, device, start + 1)
+    path, writer, lock = start_run(args, device, start + 1, lock)
     if not checkpoint:
         writer.add_text("data", describe(files, data))
 
@@ -512,11 +514,15 @@ def prepare(args: Args) -> torch.device:
         low, high = LIMITS.get(name, usual)
         fine = type(value) not in (int, float) or low <= value <= high
         require(fine, f"--{name.replace('_', '-')} {value}: choose a number from {low} to {high}")
+    place = os.path.abspath(os.path.expanduser(args.run_dir))
+    while not os.path.exists(place):
+        place = os.path.dirname(place)
     devices = ["cpu"] + ["mps"] * torch.backends.mps.is_available() + ["cuda"] * torch.cuda.is_available()
     device = {"auto": "cuda" if "cuda" in devices else "cpu"}.get(args.device, args.device)
     for flag, fine, remedy in (
         ("total_timesteps", args.offline_steps + args.total_timesteps, "nothing to do; raise it or --offline-steps"),
         ("device", device in devices, f"not available here; choose auto, {', '.join(devices)}"),
+        ("run_dir", os.path.isdir(place) and os.access(place, os.W_OK), "cannot be written; choose another folder"),
         ("track", not args.track or importlib.util.find_spec("wandb"), "pip install wandb first"),
         ("capture_video", not args.capture_video or importlib.util.find_spec("imageio_ffmpeg"), "needs imageio-ffmpeg"),
         ("capture_video", not args.capture_video or args.eval_frequency, "films evaluations; give --eval-frequency"),
@@ -524,7 +530,6 @@ def prepare(args: Args) -> torch.device:
         require(fine, f"--{flag.replace('_', '-')} {getattr(args, flag)}: {remedy}")
     if args.compile and not has_compiler(torch.device(device)):
         print("no compiler or no Python.h found: running without torch.compile, slower")
-        args.compile = False
     # "medium" sends float32 products on a CPU to oneDNN, twice as fast with AVX-512. With AMX, and on Arm, it would
     # make bfloat16 of them. "high" is TF32 on CUDA.
     processor = torch.cpu.get_capabilities()
@@ -869,12 +874,12 @@ STOP = []  # the signal that asked the run to end, once one has, and when
 
 
 def give_up(number: int, _):
-    """Signal handler before the loop: nothing is lost, and the run ends at once. But libraries that are half compiled
-    would stay in Inductor's cache, and every later run would fail to load them."""
+    """Signal handler before the loop: nothing is lost, and the run ends at once. But a library that is half linked, an
+    empty file, would stay in Inductor's cache: later runs would fail to load it, or do without vector instructions."""
     cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR", os.devnull)  # which Inductor sets
-    for unfinished in glob.glob(f"{cache}/*/*_CxxBuild"):
-        for path in glob.glob(f"{glob.escape(unfinished.removesuffix('_CxxBuild'))}.*"):
-            with suppress(OSError):  # its compiler, which is ending too, may have removed it
+    for path in glob.glob(f"{glob.escape(cache)}/*/*.so"):
+        with suppress(OSError):  # its linker, which is ending too, may have removed it
+            if os.path.getsize(path) == 0:
                 os.remove(path)
     signal.signal(number, signal.SIG_DFL)
     signal.raise_signal(number)
@@ -956,7 +961,10 @@ def describe(files: list[str], data: Dataset) -> str:
 
 def hold(run: str) -> io.BufferedWriter:
     """Keeps other processes from going on with the run while this file is open: two would destroy it."""
-    file = open(f"{run}/lock", "ab")  # noqa: SIM115
+    try:
+        file = open(f"{run}/lock", "ab")  # noqa: SIM115
+    except OSError as error:
+        require(False, f"--resume {run}: {error.strerror}; copy it to a folder that can be written")
     with suppress(ImportError):  # no such locks on Windows
         import fcntl
 
@@ -968,13 +976,12 @@ def hold(run: str) -> io.BufferedWriter:
     return file
 
 
-def start_run(args: Args, device: torch.device, step: int) -> tuple[str, SummaryWriter, io.BufferedWriter]:
+def start_run(args: Args, device: torch.device, step: int, lock=None) -> tuple[str, SummaryWriter, io.BufferedWriter]:
     """Make the run's folder and record what is needed to repeat the run; with --resume go on in it at `step`.
     From here on a signal to stop means a checkpoint."""
     name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns() // 1_000_000}"
     name = re.sub(r"[^\w.=-]+", "-", name)  # a folder of its own, and an id for Weights & Biases
     path = args.resume or os.path.join(os.path.expanduser(args.run_dir), name)
-    lock = hold(path) if args.resume else None  # before W&B hears of it
     if args.track:
         import wandb
 
@@ -998,7 +1005,7 @@ def start_run(args: Args, device: torch.device, step: int) -> tuple[str, Summary
     for title, table in (("hyperparameters", asdict(args)), ("versions", versions)):
         rows = "\n".join(f"|{key}|{value}|" for key, value in table.items())
         writer.add_text(title, "|name|value|\n|-|-|\n" + rows, step)
-    print(f"run: {path}", flush=True)
+    print(f"run: {path}")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     return path, writer, lock
@@ -1028,12 +1035,16 @@ def read_args(argv: list[str] | None = None) -> Args:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, give_up)
+    sys.stdout.reconfigure(line_buffering=True)  # a log file or pipe has each line at once
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, give_up)
     threading.excepthook = lambda _: None  # TensorBoard's: what stops it is raised by the next event, here
     try:
         main(read_args())
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EPIPE):
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where what was printed last may find no room either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where what was printed last may find no room or reader either
+        if error.errno == errno.EPIPE:  # Ctrl-C ends the reader of a pipe as well
+            raise SystemExit(128 + STOP[0] if STOP else "error: what read the output ended; --resume the run") from None
         raise SystemExit("error: no space left on the disk; make room, then --resume the run") from None

@@ -140,6 +140,12 @@ def changed_lines(a: str, b: str) -> tuple[int, int]:
     return sum(i2 - i1 + j2 - j1 for _, i1, i2, j1, j2 in hunks), len(hunks)
 
 
+def read(path: Path, name: str) -> str:
+    """A script's text; a SyntaxError names it where it is no Python."""
+    ast.parse(path.read_bytes(), name)
+    return path.read_text(encoding="utf-8")
+
+
 def scripts(root: Path, source: Path | None) -> dict[str, str]:
     """Name below root -> text of the scripts that git tracks (of all, outside a repository), the source first."""
     tracked = git(root / "any", "ls-files", "*.py")
@@ -148,7 +154,7 @@ def scripts(root: Path, source: Path | None) -> dict[str, str]:
         found = sorted((root / folder).glob("*.py"), key=lambda path: (path.name not in FLOWS, path.name))
         paths += [path for path in found if tracked is None or str(path.relative_to(root)) in tracked.splitlines()]
     names = [str(path.relative_to(root) if path.is_relative_to(root) else path) for path in paths]
-    return {name: (root / name).read_text() for name in names}
+    return {name: read(root / name, name) for name in names}
 
 
 def compare(root: Path, texts: dict[str, str], fix: bool) -> int:
@@ -198,7 +204,7 @@ def table(texts: dict[str, str]) -> int:
 
 def compare_fork(path: Path, texts: dict[str, str], show: bool):
     """A script against the one that it shares most with; of a class that differs, member by member."""
-    mine, others = parts(path.read_text()), {file: parts(text) for file, text in texts.items()}
+    mine, others = parts(read(path, str(path))), {file: parts(text) for file, text in texts.items()}
     origin = max(others, key=lambda file: sum(mine.get(name) == part for name, part in others[file].items()))
     theirs = others[origin]
     differing = [name for name in mine if name in theirs and mine[name] != theirs[name]]
@@ -226,13 +232,15 @@ def main() -> int:
     args = parser.parse_args()
     if args.fork and (args.fix or args.source):
         parser.error(f"{args.fork}: a fork is only compared; copy by hand")
+    if args.diff and not args.fork:
+        parser.error("--diff: name a fork; without one all differences are shown")
     root = args.root.resolve()
     try:
         texts = scripts(root, args.source and args.source.resolve())
-        if not texts:
+        others = {file: text for file, text in texts.items() if not args.fork or root / file != args.fork.resolve()}
+        if not others:
             parser.error(f"--root {args.root}: no scripts there; name the folder that holds sac_flow_g.py")
         if args.fork:
-            others = {file: text for file, text in texts.items() if root / file != args.fork.resolve()}
             compare_fork(args.fork, others, args.diff)
             return 0
         left = compare(root, texts, args.fix)
@@ -240,9 +248,7 @@ def main() -> int:
     except OSError as error:
         parser.error(f"{error.filename}: {error.strerror}")
     except SyntaxError as error:
-        parser.error(f"{error.msg}, line {error.lineno}: {(error.text or '').strip()}")
-    except UnicodeDecodeError as error:
-        parser.error(f"a script is not in UTF-8: {error}")
+        parser.error(f"{error.filename}: {error.msg}, line {error.lineno}: {(error.text or '').strip()}")
 
 
 if __name__ == "__main__":

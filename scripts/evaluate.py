@@ -158,8 +158,8 @@ def main(args: Args):
     single = (("--video", args.video, ".mp4"), ("--save-policy", args.save_policy, ".pt"), ("--csv", args.csv, ".csv"))
     for flag, path, ending in single:
         if path:
-            fine = path.suffix == ending and path.parent.is_dir() and not path.is_dir()
-            require(fine, f"{flag} {path}: choose a name that ends in {ending}, in a folder that exists")
+            fine = path.suffix == ending and os.access(path.parent, os.W_OK) and not path.is_dir()
+            require(fine, f"{flag} {path}: choose a name that ends in {ending}, in a folder that can be written")
             require(flag == "--csv" or len(args.paths) == 1, f"{flag} {path}: takes one run, not {len(args.paths)}")
     require(len(args.paths) > 0, "name at least one run folder or policy file")
     require(args.episodes > 0, f"--episodes {args.episodes}: choose at least 1")

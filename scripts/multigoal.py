@@ -79,20 +79,20 @@ def require(condition: bool, message: str):
 
 
 def roll(actor, episodes: int, deterministic: bool):
-    """Paths (episodes, 31, 2) that stand still at their end, and the goal of each or -1."""
+    """Paths (episodes, 31, 2), and the goal of each or -1."""
     import torch
 
     envs = [gym.make("MultiGoal-v0") for _ in range(episodes)]
     generator = torch.Generator().manual_seed(0)
     obs = np.stack([env.reset(seed=i)[0] for i, env in enumerate(envs)])
-    paths, goals, running = [obs.copy()], np.full(episodes, -1), np.ones(episodes, bool)
-    while running.any():
+    paths, goals = [obs.copy()], np.full(episodes, -1)
+    for _ in range(envs[0].spec.max_episode_steps):
         with torch.no_grad():
             noise = actor.draw_noise(episodes, generator)
             actions = actor.act(torch.as_tensor(obs), noise, deterministic=deterministic).numpy().clip(-1, 1)
-        for i in np.flatnonzero(running):
-            obs[i], _, terminated, truncated, info = envs[i].step(actions[i])
-            goals[i], running[i] = info["goal"], not (terminated or truncated)
+        for i, env in enumerate(envs):
+            obs[i], *_, info = env.step(actions[i])
+            goals[i] = info["goal"]
         paths.append(obs.copy())
     return np.stack(paths, axis=1), goals
 
@@ -105,7 +105,7 @@ def measure(args: Args):
 
     models = [path for root in args.roots for path in sorted(root.rglob("checkpoint.pt"))]
     models = [path for path in models if "MultiGoal" in path.parent.name]
-    for path in [path for path in models if path.parent.name.split("__")[1] not in LABELS]:
+    for path in [path for path in models if path.parent.name.split("__")[1:2] not in [[name] for name in LABELS]]:
         print(f"left out, its name is none of {', '.join(LABELS)}: {path.parent}")
         models.remove(path)
     require(len(models) > 0, f"{' '.join(map(str, args.roots))}: no run of MultiGoal-v0 with its checkpoint.pt there")
@@ -124,8 +124,7 @@ def measure(args: Args):
             shares.append(row | versions)
             print("  ".join(f"{name} {value}" for name, value in row.items() if name != "run"))
             for episode, points in enumerate(paths[:40] if noise else ()):
-                last = 1 + max((k for k in range(1, len(points)) if (points[k] != points[k - 1]).any()), default=0)
-                for k, (x, y) in enumerate(points[:last]):
+                for k, (x, y) in enumerate(points):
                     drawn.append({"run": key["run"], "kind": "path", "episode": episode, "k": k, "x": x, "y": y})
         with torch.no_grad():
             noise = actor.draw_noise(1000, torch.Generator().manual_seed(0))

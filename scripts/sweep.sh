@@ -43,8 +43,8 @@ while [ $# -gt 0 ]; do
     esac
     [ $# -gt 1 ] || die "$1: a value is missing"
     case $1 in
-    --scripts) read -r -a scripts <<<"$2" ;;
-    --env-ids) read -r -a envs <<<"$2" ;;
+    --scripts) read -r -d '' -a scripts <<<"$2" ;; # lines are as good as blanks
+    --env-ids) read -r -d '' -a envs <<<"$2" ;;
     --run-dir) run_dir=$2 ;;
     --python) python=$2 ;;
     *)
@@ -86,9 +86,12 @@ for ((seed = first; seed < first + seeds; seed++)); do
             [ -f "$script" ] || script=$root/$script
             [ -f "$script" ] || die "--scripts ${script#"$root/"}: no such file"
             name=$(basename "$script" .py)
-            # A script from outside may have the name of one here: its path tells them apart, wherever this is called.
+            # A copy may have the name of a script of ours: its path tells them apart, wherever this is called.
             sum=$checksum place=$(cd "$(dirname "$script")" && pwd -P)/$(basename "$script")
-            [[ $place == "$home"/* ]] || sum=$(printf '%s\n' "$place" "$checksum" | cksum | cut -d ' ' -f 1)
+            case ${place#"$home"/} in
+            "$name.py" | offline_to_online/"$name.py" | baselines/"$name.py") ;;
+            *) sum=$(printf '%s\n' "${place#"$home"/}" "$checksum" | cksum | cut -d ' ' -f 1) ;;
+            esac
             name=${env//\//-}__${name}__${seed}__$sum
             [[ " ${names[*]-} " != *" $name "* ]] || die "$env with ${script##*/} is in the grid twice"
             names+=("$name") job_scripts+=("$script") job_envs+=("$env") job_seeds+=("$seed")

@@ -184,3 +184,16 @@ def test_scripts_differ_where_they_say():
         assert {key for key in named if parts["sac_flow_g"].get(key) != parts[name].get(key)} == differing
         unnamed = [[part for key, part in parts[which].items() if key not in named] for which in ("sac_flow_g", name)]
         assert unnamed[0] == unnamed[1]  # imports, constants and the call of main
+
+
+def test_a_file_that_is_no_python_is_named(copies):
+    (copies / "fork.txt").write_bytes(b"x = '\xff'\n")
+    (copies / "sac_flow_t.py").write_text("def (\n")
+    cases = (
+        ([], "sac_flow_t.py: invalid"),
+        ([copies / "fork.txt", "--root", ROOT], "fork.txt: "),
+        (["--diff"], "--diff: name"),
+    )
+    for words, says in cases:
+        made = check_sync("--root", copies, *words)
+        assert made.returncode == 2 and says in made.stderr.splitlines()[-1] and "Traceback" not in made.stderr, made

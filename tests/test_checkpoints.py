@@ -564,6 +564,33 @@ def test_ctrl_c_ends_a_pipe_s_reader_too_and_yet_the_checkpoint_is_written(start
     finish(path)
 
 
+@pytest.mark.parametrize("number", [None, signal.SIGINT], ids=["head", "ctrl-c"])
+def test_a_pipe_has_each_line_at_once_and_may_end_before_the_run(number, tmp_path, finish):
+    """As `| head` and `| tee` do, with Python's own buffers."""
+    flags = FLAGS | {"total-timesteps": 10**6, "hidden-dim": 8, "run-dir": tmp_path / "runs", "buffer-size": 1000}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, ROOT / "sac_flow_g.py", *command_line(flags)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, **pipes) as run:
+        while not (line := run.stdout.readline()).startswith("step "):
+            assert line, run.stderr.read()
+        run.stdout.close()
+        if number:
+            run.send_signal(number)
+        error = run.stderr.read()
+    if number:
+        assert run.returncode == 130 and not error
+    else:
+        assert run.returncode == 1 and error == "error: what read the output ended; --resume the run\n"
+
+
+def test_a_run_that_once_found_no_compiler_compiles_again(start):
+    """Its flags stay what they were."""
+    ended = start(hook=(hook_no_compiler,), compile=True)
+    assert ended.code == 0 and "no compiler" in ended.out
+    assert torch.load(ended.path / "checkpoint.pt", weights_only=True)["args"]["compile"] is True
+
+
 @pytest.mark.skipif(not module.has_compiler(torch.device("cpu")), reason="torch.compile needs a C++ compiler on a CPU")
 def test_ctrl_c_while_compiling_ends_the_run_and_its_compilers_at_once(start, tmp_path, monkeypatch):
     """As a terminal sends it, to all; the run's folder does not exist yet."""
@@ -584,19 +611,22 @@ def test_ctrl_c_while_compiling_ends_the_run_and_its_compilers_at_once(start, tm
     assert not psutil.wait_procs(children, timeout=5)[1], "a compiler goes on"
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
 @pytest.mark.skipif(not module.has_compiler(torch.device("cpu")), reason="torch.compile needs a C++ compiler on a CPU")
-def test_ctrl_c_while_compiling_leaves_no_half_compiled_library(tmp_path):
-    """A linker begins with an empty file, which no later run could load."""
+def test_a_signal_while_compiling_leaves_no_half_linked_library(number, tmp_path):
+    """A linker begins with an empty file: the first one's would cost every later run its vector instructions."""
     flags = ["--size", "small", "--compile", "--device", "cpu", "--env-id", "Pendulum-v1", "--run-dir", str(tmp_path)]
     cache, environment = tmp_path / "cache", os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
     command, pipes = [sys.executable, ROOT / "sac_gaussian.py", *flags], {"stdout": subprocess.DEVNULL}
+
+    def empty() -> list[Path]:
+        return [path for path in cache.glob("*/*.so") if path.exists() and not path.stat().st_size]
+
     with subprocess.Popen(command, env=environment, start_new_session=True, **pipes) as run:
-        while run.poll() is None and not any(not path.stat().st_size for path in cache.glob("*/*.so")):
+        while run.poll() is None and not empty():
             time.sleep(0.02)
-        os.killpg(run.pid, signal.SIGINT)
-    assert run.returncode == -signal.SIGINT
-    unfinished = [*cache.glob("*/*_CxxBuild")]
-    assert unfinished and not [path for build in unfinished for path in build.parent.glob(f"{build.name[:-9]}.*")]
+        os.killpg(run.pid, number)
+    assert run.returncode == -number and not empty() and not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(
@@ -1047,11 +1077,15 @@ def test_a_checkpoint_of_another_version_gets_one_line(finished, start):
 # Full disks.
 
 
-def hook_full_disk(call: int):
+def hook_no_compiler():
+    os.environ["CXX"] = "no-such-compiler"
+
+
+def hook_full_disk(call: int, number=errno.ENOSPC):
     """The call-th write of a checkpoint's files finds no space."""
 
     def full():
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise OSError(number, os.strerror(number))
 
     at_call(os, "fsync", call, full)
 
@@ -1059,10 +1093,12 @@ def hook_full_disk(call: int):
 NO_SPACE = "error: no space left on the disk; make room, then --resume the run\n"
 
 
-@pytest.mark.parametrize("call", [3, 4], ids=["replay.bin", "checkpoint.pt"])
-def test_a_checkpoint_that_finds_no_space_ends_the_run_and_the_last_one_stays(call, start, finish):
+@pytest.mark.parametrize(
+    ("call", "number"), [(3, errno.ENOSPC), (4, errno.EDQUOT)], ids=["disk at replay.bin", "quota at checkpoint.pt"]
+)
+def test_a_checkpoint_that_finds_no_space_ends_the_run_and_the_last_one_stays(call, number, start, finish):
     """That of step 60."""
-    ended = start(hook=(hook_full_disk, call))
+    ended = start(hook=(hook_full_disk, call, number))
     assert ended.code == 1 and ended.err == NO_SPACE and step_of(ended.path) == 30, ended
     finish(ended.path)
 

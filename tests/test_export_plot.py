@@ -765,7 +765,7 @@ def test_aggregate_needs_one_line_of_the_baseline(tmp_path):
     result = plotted(table, "table", "--by", "alpha", "--where", "alpha == 0.1")
     assert re.search(r"^\| Flow-G, alpha = 0.1 \| \+100 \[", result.stdout, re.MULTILINE)
     result = plotted(table, "table", "--by", "alpha")
-    assert "\nnote: table: no differences: --baseline sac_gaussian has the lines Gaussian, alpha" in "\n" + result.stderr
+    assert "note: table: no differences: --baseline sac_gaussian has the lines Gaussian, alpha" in result.stderr
     result = plotted(table, "table", "--where", "alpha == 0.1", "--baseline", "sac_gausian")
     assert "table: no differences: --baseline sac_gausian has no run here" in result.stderr
     result = plotted(table, "steps", "forest", "--returns", "both")

@@ -126,6 +126,32 @@ def test_bad_flags_are_one_line_and_exit_code_2(tmp_path, words, says):
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_list_may_have_line_breaks_and_a_copy_its_origin_s_name(tmp_path):
+    lines = ["--scripts", "sac_flow_g.py\n  sac_flow_t.py\n", "--env-ids", "A-v0\nB-v0", "--seeds", 1, "--count"]
+    assert sweep(*lines).stdout == "4\n"
+    home = tmp_path / "repository"
+    for place in ("scripts", "ablation"):
+        (home / place).mkdir(parents=True)
+    shutil.copy(ROOT / "scripts" / "sweep.sh", home / "scripts")
+    for place in (home, home / "ablation"):
+        (place / "sac_flow_g.py").write_text("print('trained')\n")
+    grid = [
+        "--env-ids",
+        "A-v0",
+        "--seeds",
+        "1",
+        "--python",
+        sys.executable,
+        "--run-dir",
+        tmp_path / "runs",
+        "--scripts",
+    ]
+    for scripts in ("sac_flow_g.py", "sac_flow_g.py ablation/sac_flow_g.py"):
+        words = ["bash", home / "scripts" / "sweep.sh", *grid, scripts]
+        made = subprocess.run(words, capture_output=True, text=True, cwd=home)
+        assert made.returncode == 0 and "1 done" in made.stdout, made
+
+
 def test_dry_run_and_count_touch_nothing(tmp_path):
     result = sweep(
         *GRID, "--run-dir", tmp_path / "runs", "--workers", 2, "--gpus", 2, "--dry-run", "--", "--alpha", ".1"

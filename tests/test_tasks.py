@@ -187,6 +187,14 @@ def test_what_is_not_finite_is_named_in_one_line(script, tmp_path):
     assert stop.value.code == "error: step 7: next_obs not finite; any checkpoint stays"
 
 
+def test_a_task_with_a_memory_across_episodes_begins_alike(script, monkeypatch):
+    """As running statistics are: the step that tries it must not depend on chance."""
+    make = lambda render_mode=None: gym.wrappers.NormalizeObservation(gym.make("Pendulum-v1"))  # noqa: E731
+    monkeypatch.setitem(gym.registry, "Memory-v0", gym.envs.registration.EnvSpec("Memory-v0", make))
+    first, second = (script.make_env(script.Args(env_id="Memory-v0")).reset(seed=1)[0] for _ in range(2))
+    assert np.array_equal(first, second)
+
+
 def test_names_are_folders_of_their_own(script, tmp_path, monkeypatch):
     """An experiment's name with odd characters, a home folder, a task of a module and an id without a version."""
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The contact forces that Ant-v5 observes are 0, -1 or 1 but for one in four: cut at a force of 1, they say that a leg touches the floor, not how hard.
+# Most contact forces that Ant-v5 observes are -1 or 1: cut at a force of 1, they say that a leg touches the floor, not how hard.
 # Versions: gymnasium 1.4.0, mujoco 3.8.1
 # Behaviour: contact_force_range=(-1, 1) reads like a guard against rare blows. But a leg that carries its share pushes with several units,
 #   and most entries that are not 0 are at a bound. The contact cost is made of the same cut entries: a blow costs what a touch costs.

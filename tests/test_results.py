@@ -194,6 +194,23 @@ def test_returns_in_the_readme():
         (row,) = re.findall(pattern, readme, re.MULTILINE)
         (full,) = re.findall(pattern, page.partition("## Returns")[2].partition("\n## ")[0], re.MULTILINE)
         assert row == full.replace(" (3)", ""), name
+    first, last = (sorted(ends("sac_flow_g", "HalfCheetah-v4", step)) for step in ("10000", "100000"))
+    told = f"({first[0]:.0f} to {first[2]:.0f} in three seeds), the last {last[0]:.0f} to {last[2]:.0f}."
+    assert len(first) == len(last) == 3 and told in " ".join(readme.split())
+
+
+def test_what_training_again_costs():
+    """The README's runs and hours, evaluations not counted."""
+    hours, runs = 0, 0
+    for script in SCRIPTS.values():
+        for row in read("small.csv", script=script, total_timesteps="100000"):
+            if row["sampling_steps"] in ("", "4") and row["step"] == "100000":
+                mine = sorted(read("small.csv", run=row["run"]), key=lambda row: int(row["step"]))
+                before = [0, *(int(other["step"]) for other in mine)]
+                paces = [(float(other["steps_per_second"] or 0), int(other["step"])) for other in mine]
+                spans = [(step - last) / pace for (pace, step), last in zip(paces, before, strict=False) if pace]
+                hours, runs = hours + sum(spans) / 3600, runs + 1
+    assert f"# train them again: {runs} runs, {hours:.0f} core hours\n" in (ROOT / "README.md").read_text()
 
 
 def curve(script, env, tag="eval_return", name="small.csv"):
@@ -749,10 +766,16 @@ def test_speed_in_the_pages(drawn):
     section = (ROOT / "results" / "DECISIONS.md").read_text().partition("\n## Speed\n")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (?:HalfCheetah|Humanoid)-v4 .*\|$", section, re.MULTILINE)
     assert len(rows) > 15 and not set(rows) - set(printed)
-    section = (ROOT / "README.md").read_text().partition("\n## Speed\n")[2].partition("\n## ")[0]
-    short = [row.split("|")[1:-1] for row in re.findall(r"^\| [sS].*\d \|$", section, re.MULTILINE)]
-    columns = [[row.split("|")[i] for i in (2, 3, 5, 6, 7)] for row in rows if row.startswith("| HalfCheetah-v4 ")]
-    assert len(short) == 4 and all(row in columns for row in short), short
+    cells = [row.split("|") for row in rows if row.startswith("| HalfCheetah-v4 ")]
+    small = {row[2].strip(): row for row in cells if row[3].strip() in ("--size small", "")}
+    *own, sbx = names = "sac_gaussian", "sac_flow_t", "sac_flow_g", "SBX CrossQ"
+    steps = [small[name][7].strip() for name in names]
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    told = "takes the Gaussian {} ms, Flow-T {} and Flow-G {}; SBX's CrossQ, whose actor is half as wide, {}."
+    assert told.format(*steps) in readme
+    starts = {round(float(small[name][i])) for name in own for i in (5, 6)}
+    theirs = {round(float(small[sbx][6])), int(float(small[sbx][5]))}
+    assert f"They start in {' '.join(map(str, starts))} s, SBX in {' '.join(map(str, theirs))}." in readme
 
 
 def test_when_compiling_pays_at_small_size():

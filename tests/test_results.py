@@ -489,6 +489,18 @@ def test_success_rates_in_the_readme():
     assert f"{reinflow[0]} before, {reinflow[-1]} after ten times the others' steps" in " ".join(readme.split())
 
 
+def test_minutes_of_the_offline_runs():
+    """Without their evaluations, as the README of offline to online has them."""
+    minutes, longest = [], []
+    for run in {row["run"] for row in read("offline_to_online_small.csv")}:
+        rows = sorted(read("offline_to_online_small.csv", run=run), key=lambda row: int(row["step"]))
+        steps, paces = ([float(row[name]) for row in rows] for name in ("step", "steps_per_second"))
+        taken = sum(np.diff([0, *steps]) / paces) / 60
+        (longest if rows[0]["script"] == "o2o_reinflow" else minutes).append(taken)
+    told = f"A run takes a core {min(minutes):.0f} to {max(minutes):.0f} minutes without its evaluations, ReinFlow's {longest[0]:.0f} "
+    assert len(longest) == 1 and told in " ".join((ROOT / "offline_to_online" / "README.md").read_text().split())
+
+
 def test_success_rates_in_the_decisions_log():
     """Of what was changed one at a time on cube-single, and of the evaluations that followed the last."""
     tables = []

@@ -265,14 +265,10 @@ END
         [ $size = small ] || die "tasks: add --small; at full size it is the aggregate of from-scratch"
         folder=results
         [ $figures_only -eq 1 ] || folder=runs
-        where="script in ['sac_gaussian', 'sac_flow_t'] and sampling_steps not in [1, 2, 7, 10]"
+        where="script in ['sac_gaussian', 'sac_flow_g', 'sac_flow_t'] and sampling_steps not in [1, 2, 7, 10]"
         run "$python" scripts/plot.py aggregate --csv "$folder/small.csv" --also "$folder/humanoid.csv" \
             "$folder/ant.csv" "$folder/standup.csv" --out "$folder/figures" --prefix tasks_ --returns both \
             --where "$where and (env != 'Humanoid-v4' or total_timesteps == 250000)"
-        # Without Humanoid-v4, where Flow-G has one finished seed.
-        where="script in ['sac_gaussian', 'sac_flow_g', 'sac_flow_t'] and sampling_steps not in [1, 2, 7, 10]"
-        run "$python" scripts/plot.py aggregate --csv "$folder/small.csv" --also "$folder/ant.csv" \
-            "$folder/standup.csv" --out "$folder/figures" --prefix tasks_five_ --returns both --where "$where"
         ;;
     ablations)
         task=HalfCheetah-v4

@@ -1035,7 +1035,8 @@ def read_args(argv: list[str] | None = None) -> Args:
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(line_buffering=True)  # a log file or pipe has each line at once
+    with suppress(AttributeError):  # a notebook's has none
+        sys.stdout.reconfigure(line_buffering=True)  # a log file or pipe has each line at once
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, give_up)
     threading.excepthook = lambda _: None  # TensorBoard's: what stops it is raised by the next event, here

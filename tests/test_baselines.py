@@ -132,6 +132,27 @@ def test_the_stored_sample_gives_ratio_one_even_where_tanh_saturates(squash):
     torch.testing.assert_close(actor.entropy(), normal.entropy()[0].sum())
 
 
+@pytest.mark.parametrize("clip_value", (True, False))
+def test_ppo_loss_written_out(clip_value):
+    torch.manual_seed(0)
+    args = ppo.Args(clip_value=clip_value, ent_coef=0.03, vf_coef=0.7)
+    actor, critic = ppo.Actor(3, BOX, args).double(), ppo.mlp(3, 8, 1, 1.0).double()
+    obs, x, (advantage, value, jitter) = torch.randn(64, 3), torch.randn(64, 2), torch.randn(3, 64).double()
+    obs, x = obs.double(), x.double()
+    normal = torch.distributions.Normal(actor.net(obs), actor.log_std.exp())
+    log_prob = normal.log_prob(x).sum(1)
+    batch = {"normal_obs": obs, "x": x, "advantage": advantage, "value": value}
+    batch["log_prob"] = (log_prob + 0.4 * jitter).detach()
+    ratio, scaled = (log_prob - batch["log_prob"]).exp(), (advantage - advantage.mean()) / advantage.std()
+    gain = torch.where(scaled > 0, ratio.clamp(max=1.2), ratio.clamp(min=0.8)) * scaled
+    change = critic(obs).squeeze(1) - value
+    error = (change - advantage) ** 2
+    if clip_value:
+        error = torch.maximum(error, (change.clamp(-0.2, 0.2) - advantage) ** 2)
+    expected = -gain.mean() + 0.7 * 0.5 * error.mean() - 0.03 * normal.entropy().sum(1).mean()
+    torch.testing.assert_close(ppo.ppo_loss(actor, critic, batch, args)[0], expected)
+
+
 def test_ppo_stores_the_sample_before_clipping_and_bootstraps_on_request(monkeypatch, tmp_path):
     rollouts, gae = [], ppo.gae
     monkeypatch.setattr(ppo, "gae", lambda *series: rollouts.append(series) or gae(*series))
@@ -206,6 +227,26 @@ def test_qsm_learns_to_sample_the_argmax():
         optimizer.step()
     sampled = actor.sample(torch.zeros(500, 1), actor.draw_noise(500, generator))
     assert (sampled - best).abs().mean() < 0.15
+
+
+def test_qsm_regresses_on_minus_m_times_the_gradient(monkeypatch, tmp_path):
+    critics, checked, critic_loss, actor_loss = [], [], qsm.critic_loss, qsm.actor_loss
+
+    def watch_critic(critic, *rest):
+        critics.append(critic)
+        return critic_loss(critic, *rest)
+
+    def watch_actor(actor, obs, noisy, k, target):
+        action = noisy.clone().requires_grad_()
+        mean = sum(critics[-1](obs, action)).sum() / 2
+        torch.testing.assert_close(target, -7 * torch.autograd.grad(mean, action)[0])
+        checked.append(target)
+        return actor_loss(actor, obs, noisy, k, target)
+
+    monkeypatch.setattr(qsm, "critic_loss", watch_critic)
+    monkeypatch.setattr(qsm, "actor_loss", watch_actor)
+    qsm.main(small_args(qsm, total_timesteps=40, eval_frequency=0, q_grad_coeff=7.0, run_dir=str(tmp_path)))
+    assert len(checked) == 10
 
 
 def test_qsm_explores_in_training_only():
@@ -375,6 +416,29 @@ def test_dime_update_counts(monkeypatch, tmp_path, distributional):
     assert calls == {"critic_loss": 60, "mean_value": 20}  # 30 steps with 2 critic updates, an actor's every 3 of them
 
 
+def test_dime_s_actor_descends_alpha_log_p_minus_q(monkeypatch, tmp_path):
+    log_probs, values, forward, mean_value = [], [], dime.Actor.forward, dime.mean_value
+
+    def watch_actor(actor, obs, noise):
+        made = forward(actor, obs, noise)
+        if actor.training:  # the critic's target takes a frozen view
+            log_probs.append(made[2].detach())
+        return made
+
+    def watch_value(*inputs):
+        values.append(mean_value(*inputs))
+        return values[-1]
+
+    monkeypatch.setattr(dime.Actor, "forward", watch_actor)
+    monkeypatch.setattr(dime, "mean_value", watch_value)
+    flags = {"total_timesteps": 40, "log_frequency": 1, "policy_frequency": 1, "updates_per_step": 1}
+    flags |= {"alpha": 0.7, "autotune": False, "eval_frequency": 0}
+    run = dime.main(small_args(dime, run_dir=str(tmp_path), **flags))
+    expected = [(0.7 * p - q).mean().item() for p, q in zip(log_probs, values, strict=True)]
+    assert len(expected) == 10
+    assert [value for _, value in scalars(run)["losses/actor_loss"]] == pytest.approx(expected, rel=1e-4)
+
+
 def test_dime_critic_loss_is_that_of_one_joint_pass():
     torch.manual_seed(0)
     args = dime.Args(atoms=11, v_max=5.0, critic_hidden_dim=8, gamma=0.9, reward_scale=0.3)
@@ -460,19 +524,27 @@ def test_midpoint_of_a_linear_velocity():
     torch.testing.assert_close(actor.flow(torch.zeros(50, 3), noise), expected)
 
 
-def test_flowrl_weights_act_through_their_mean_unless_per_sample():
+@pytest.mark.parametrize("per_sample", (False, True))
+def test_flowrl_actor_loss_in_closed_form(per_sample):
+    """The weights act through their mean unless they are asked for by sample; only what is better than mu counts."""
     torch.manual_seed(0)
-    batch, losses = make_batch(32, 3, BOX), {}
+    batch, actor = make_batch(32, 3, BOX), flowrl.Actor(3, BOX, flowrl.Args(hidden_dim=8))
     critic = torch.nn.ModuleDict({"q": flowrl.Critic(3, 2, 8)}).requires_grad_(False)
-    actor = flowrl.Actor(3, BOX, flowrl.Args(hidden_dim=8))
-    for per_sample in (False, True):
-        args = flowrl.Args(per_sample_weights=per_sample, bc_coeff=0.1, reward_scale=1.0)
-        inputs = torch.linspace(0, 3, 32), torch.zeros(1, 32, 2), torch.zeros(32, 2), torch.full((32, 1), 0.5)
-        losses[per_sample], metrics = flowrl.actor_loss(actor, critic, batch, *inputs, args)
-    q = critic["q"](batch["obs"], actor.act(batch["obs"], inputs[1])).amin(0).mean()
-    expected = metrics["losses/weight"] * metrics["losses/flow_matching"] - q
-    torch.testing.assert_close(losses[False], expected)
-    assert losses[True] != losses[False]
+    args = flowrl.Args(per_sample_weights=per_sample, bc_coeff=0.1, reward_scale=1.0)
+    buffer_q, noise, start, t = (
+        torch.linspace(-1, 2, 32),
+        torch.randn(1, 32, 2),
+        2 * torch.randn(32, 2),
+        torch.rand(32, 1),
+    )
+    loss, _ = flowrl.actor_loss(actor, critic, batch, buffer_q, noise, start, t, args)
+    q = critic["q"](batch["obs"], actor.act(batch["obs"], noise)).amin(0)
+    x_0, end = start.clamp(-1, 1), batch["action"]
+    error = ((actor.velocity(batch["obs"], (1 - t) * x_0 + t * end, t) - (end - x_0)) ** 2).mean(1)
+    gain = (buffer_q - q).clamp(min=0)
+    weight = (0.1 * (gain - gain.mean()).exp()).clamp(1e-3, 1).detach()
+    matching = (weight * error).mean() if per_sample else weight.mean() * error.mean()
+    torch.testing.assert_close(loss, matching - q.mean())
 
 
 def test_flowrl_endpoints():

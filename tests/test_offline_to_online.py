@@ -1,5 +1,6 @@
 """Offline-to-online: data in the official formats, chunks of them, flow matching, and short runs of every script."""
 
+import copy
 import csv
 import functools
 import importlib.util
@@ -577,16 +578,16 @@ def test_proximity_and_flow_matching_leave_out_invalid_steps(flow):
     assert distance.item() == pytest.approx(((action - batch["action"]) ** 2 * steps).mean().item(), rel=1e-5)
 
 
-def test_fql_losses(monkeypatch):
+def test_fql_losses():
     """Distillation moves the one-step policy alone, flow matching the flow alone; Q gets no gradient, mu does."""
     module, batch = load("qc_fql"), make_batch()
     actor, critic = module.Actor(4, 6, module.Args(policy_hidden_dim=16)), module.Critic(4, 6, 16)
     views = module.frozen_view(actor), module.frozen_view(critic)
-    z, x_0 = torch.randn(2, 12, 6)
-    loss, flow, distance = module.actor_loss(actor, *views, batch, x_0, torch.rand(12, 1), z, 3.0)
+    z, x_0, t = *torch.randn(2, 12, 6), torch.rand(12, 1)
+    loss, flow, distance = module.actor_loss(actor, *views, batch, x_0, t, z, 3.0)
     loss.backward()
-    assert all(p.grad is None for p in critic.parameters()) and all(p.grad is not None for p in actor.parameters())
-    gradients = [p.grad.clone() for p in actor.one_step.parameters()]
+    assert all(p.grad is None for p in critic.parameters())
+    gradients = [p.grad.clone() for p in actor.parameters()]
     actor.zero_grad()
     action = actor.one_step(torch.cat([batch["obs"], z], dim=1))
     x = z.clone()
@@ -594,16 +595,172 @@ def test_fql_losses(monkeypatch):
         for k in range(10):
             x += actor.flow(torch.cat([batch["obs"], x, torch.full((12, 1), k / 10)], dim=1)) / 10
     expected = 3 * ((action - x.clamp(-1, 1)) ** 2).mean() - critic(batch["obs"], action.clamp(-1, 1)).mean()
-    expected.backward()
-    assert (loss - flow).item() == pytest.approx(expected.item(), rel=1e-5) and distance.item() > 0
-    for mine, parameter in zip(gradients, actor.one_step.parameters(), strict=True):
+    x_1 = batch["action"]
+    v = actor.flow(torch.cat([batch["obs"], (1 - t) * x_0 + t * x_1, t], dim=1))
+    matching = ((v - (x_1 - x_0)) ** 2 * batch["valid"].repeat_interleave(2, dim=1)).mean()
+    (expected + matching).backward()
+    assert flow.item() == pytest.approx(matching.item(), rel=1e-5) and distance.item() > 0
+    assert (loss - flow).item() == pytest.approx(expected.item(), rel=1e-5)
+    for mine, parameter in zip(gradients, actor.parameters(), strict=True):
         assert torch.allclose(mine, parameter.grad, atol=1e-6)
+
+
+def test_fql_critic_target():
+    """Both heads of the target network, averaged; chunks that pass an episode's end count for nothing."""
+    module, batch, z = load("qc_fql"), make_batch(), torch.randn(12, 6)
+    actor = module.Actor(4, 6, module.Args(policy_hidden_dim=16))
+    critic, target = module.Critic(4, 6, 16), module.Critic(4, 6, 16)
+    loss, _ = module.critic_loss(critic, target, module.frozen_view(actor), batch, z, 0.9**3)
+    action = actor.one_step(torch.cat([batch["next_obs"], z], dim=1)).clamp(-1, 1)
+    wanted = batch["reward"] + 0.9**3 * batch["mask"] * sum(target(batch["next_obs"], action)) / 2
+    errors = [(batch["valid"][:, 2] * (q - wanted) ** 2).mean() for q in critic(batch["obs"], batch["action"])]
+    assert loss.item() == pytest.approx(sum(errors).item() / 2, rel=1e-5)
 
 
 def make_reinflow_actor(module):
     actor = module.Actor(4, 6, module.Args(hidden_dim=16, critic_hidden_dim=16))
     actor.fit(torch.tensor([[-2.0] * 4, [3.0] * 4]), torch.tensor([[-1.0] * 2, [0.5] * 2]))
     return actor
+
+
+@needs_extras
+@pytest.mark.parametrize("name", ["sac_flow_g", "qc_fql"])  # the three flows share main
+def test_what_the_loop_hands_to_the_losses(name, data, tmp_path, monkeypatch):
+    """The chunk's discount, each phase's weight, targets that follow by tau at every update, the data's entropy."""
+    module, seen, weights = load(name), [], []
+    critic_loss, actor_loss = module.critic_loss, module.actor_loss
+
+    def watch_critic(critic, target, *rest):
+        seen.append([[p.detach().clone() for p in network.parameters()] for network in (critic, target)] + [rest[-1]])
+        return critic_loss(critic, target, *rest)
+
+    def watch_actor(*inputs):
+        weights.append(float(inputs[-1]))
+        return actor_loss(*inputs)
+
+    monkeypatch.setattr(module, "critic_loss", watch_critic)
+    monkeypatch.setattr(module, "actor_loss", watch_actor)
+    own = {"distill": 5.0} if name == "qc_fql" else {"beta_offline": 3.0, "beta_online": 2.0}
+    flags = {"dataset_path": data[CUBE], "run_dir": str(tmp_path), "eval_frequency": 0, "tau": 0.3, "gamma": 0.9}
+    run = module.main(module.Args(**small(name, **flags, **own)))
+    for (_, old, _), (critic, target, discount) in itertools.pairwise(seen):
+        assert discount == pytest.approx(0.9**5)
+        for before, towards, after in zip(old, critic, target, strict=True):
+            torch.testing.assert_close(after, 0.7 * before + 0.3 * towards)
+    online = len(weights) - 24
+    assert online > 0 and weights == ([5.0] * (24 + online) if name == "qc_fql" else [3.0] * 24 + [2.0] * online)
+    if name == "sac_flow_g":
+        args = module.Args(**module.load_checkpoint(run)["args"])
+        actions = np.float64(module.load_dataset(args, data[CUBE], module.make_env(args))["action"])
+        log_slope = np.log(1 - actions.clip(-0.999, 0.999) ** 2).sum(axis=1)  # of the squashing, for each step
+        assert args.target_entropy == pytest.approx(5 * log_slope.mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize("drift", [False, True])
+def test_the_rollout_is_that_of_the_scripts_above(flow, drift):
+    """With and without the drift (14); without noise the later draws change nothing."""
+    above = importlib.import_module(flow.__name__.removeprefix("o2o_"))
+    torch.manual_seed(0)
+    actor = flow.Actor(3, 2, flow.Args(drift_correction=drift))
+    other = above.Actor(3, gym.spaces.Box(-1, 1, (2,)), above.Args(drift_correction=drift, normalize_obs=False))
+    other.velocity = actor.velocity
+    obs, noise = torch.randn(7, 3), torch.randn(5, 7, 2)
+    for deterministic in (False, True):
+        paths = [one.rollout(obs, noise, deterministic)[0] for one in (actor, other)]
+        for mine, theirs in zip(*paths, strict=True):
+            torch.testing.assert_close(mine, theirs)
+    still = torch.cat([noise[:1], noise[1:] + 1])
+    assert torch.equal(actor.act(obs, noise, True), actor.act(obs, still, True))
+    draws = iter((noise[:, :1], still[:, :1]))
+    actor.draw_noise = lambda batch, generator: next(draws)
+    args = flow.Args(horizon_length=1)
+    chunks = [flow.next_chunk(actor, obs[0].numpy(), args, torch.Generator(), deterministic=True) for _ in range(2)]
+    assert np.array_equal(chunks[0][0], chunks[1][0])
+
+
+def test_reinflow_updates_are_ppos():
+    """Written out: the critic's regression, and the actor's clipped gain once warm."""
+    module = load("reinflow")
+    torch.manual_seed(0)
+    flags = {"update_epochs": 3, "batch_size_online": 99, "clip_coef": 0.005, "target_kl": 1e9, "max_grad_norm": 1e9}
+    args = module.Args(hidden_dim=16, critic_hidden_dim=16, ent_coef=0.1, gamma=0.9, gae_lambda=0.8, **flags)
+    actor, critic = make_reinflow_actor(module), module.mlp([4, 16, 1], torch.nn.Mish)
+    obs, next_obs, reward, zero = torch.randn(5, 2, 4), torch.randn(5, 2, 4), torch.randn(5, 2), torch.zeros(5, 2)
+    flat = obs.flatten(0, 1)
+    chain = actor.sample(flat, torch.randn(5, 10, 6)).detach()
+    rollout = {"obs": obs, "next_obs": next_obs, "reward": reward, "terminated": zero, "ended": zero}
+    rollout["chain"] = chain.transpose(0, 1).unflatten(0, (5, 2))
+    mine, judge = copy.deepcopy(actor), copy.deepcopy(critic)
+
+    def improve(critic, q_rate, warm):
+        optimizers = torch.optim.SGD(actor.parameters(), lr=0.05), torch.optim.SGD(critic.parameters(), lr=q_rate)
+        module.improve(actor, critic, *optimizers, rollout, args, torch.Generator(), warm)
+
+    improve(copy.deepcopy(critic), 0.1, False)
+    assert all(map(torch.equal, actor.parameters(), mine.parameters())), "the critic alone at first"
+    improve(critic, 0.1, True)
+
+    value = lambda obs: judge(mine.normalize(obs)).squeeze(-1)  # noqa: E731
+    with torch.no_grad():
+        advantage = module.advantages(reward, value(obs), value(next_obs), zero, zero, 0.9, 0.8)
+        wanted, advantage = (advantage + value(obs)).flatten(), advantage.flatten()
+        before, scaled = mine.log_prob(flat, chain)[0], (advantage - advantage.mean()) / advantage.std(correction=0)
+    of_actor, of_critic = torch.optim.SGD(mine.parameters(), lr=0.05), torch.optim.SGD(judge.parameters(), lr=0.1)
+    for _ in range(3):
+        log_prob, entropy = mine.log_prob(flat, chain)
+        ratio = (log_prob - before).exp()
+        gain = torch.where(scaled > 0, ratio.clamp(max=1.005), ratio.clamp(min=0.995)) * scaled
+        for optimizer, loss in (
+            (of_critic, args.vf_coef * 0.5 * (value(flat) - wanted).square().mean()),
+            (of_actor, -gain.mean() - 0.1 * entropy),
+        ):
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    assert ((ratio - 1).abs() > 0.005).any(), "something was clipped"
+    for one, other in ((actor, mine), (critic, judge)):
+        for got, expected in zip(one.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
+
+
+class Five:
+    """Pays 1, 2, .. for its steps; odd episodes terminate at the fourth, even ones are cut off at the fifth."""
+
+    episode = -1
+
+    def reset(self, seed=None):
+        self.episode, self.steps = self.episode + 1, 0
+        return np.float32([self.episode, 0]), {}
+
+    def step(self, action):
+        self.steps += 1
+        ends = self.episode % 2 == 1 and self.steps == 4, self.steps == 5
+        return np.float32([self.episode, self.steps]), float(self.steps), *ends, {"success": False}
+
+
+class Idle:
+    """A policy that does nothing."""
+
+    def draw_noise(self, batch, generator):
+        return None
+
+    def sample(self, obs, noise):
+        return torch.zeros(2, len(obs), 3)
+
+    def to_env(self, x):
+        return x
+
+
+def test_reinflow_rollouts_keep_the_last_observation_and_all_of_a_chunk_s_reward():
+    module = load("reinflow")
+    args = module.Args(num_steps=4, horizon_length=3, offline_steps=0, total_timesteps=99)
+    writer = type("Writer", (), {"add_scalar": lambda *_: None})()
+    rows, step, episode = module.collect(Idle(), [Five()], args, writer, torch.Generator(), 0, 0)
+    assert rows["obs"][:, 0].tolist() == [[0, 0], [0, 3], [1, 0], [1, 3]]
+    assert rows["next_obs"][:, 0].tolist() == [[0, 3], [0, 5], [1, 3], [1, 4]], "not that after the reset"
+    assert rows["reward"][:, 0].tolist() == [6, 9, 6, 4]
+    assert rows["ended"][:, 0].tolist() == [0, 1, 0, 1] and rows["terminated"][:, 0].tolist() == [0, 0, 0, 1]
+    assert (step, episode) == (9, 3)
 
 
 def test_reinflow_density_is_that_of_its_samples():

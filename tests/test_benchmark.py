@@ -38,8 +38,6 @@ def test_rows_take_turns_and_are_written(tmp_path):
         figures = [float(row[name]) for name in ("cold_start_s", "warm_start_s", "ms_per_step", "ratio", "peak_gib")]
         assert all(0 < figure < 1000 for figure in figures), row
         assert row["instructions"] and row["processor"] and row["commit"]
-    # A longer rollout costs something, whatever the machine does.
-    assert float(measured[0]["ms_per_step"]) > float(measured[1]["ms_per_step"])
     before = table.read_text()
     shown = subprocess.run(
         [*COMMAND, "--table-only", "--csv", table, "--figure", picture], capture_output=True, text=True

@@ -68,8 +68,15 @@ def test_offline_to_online_is_documented():
     for path in OFFLINE_TO_ONLINE:
         source = path.read_text()
         assert f"`{path.name}`" in PAGES["offline_to_online"]
-        for tag in re.findall(r'"((?:charts|eval|losses|policy)/[a-z_]+)"', source):
-            assert f"`{tag}`" in README + PAGES["offline_to_online"], tag
+        tags = re.findall(r'"((?:charts|eval|losses|policy|gradients)/[^"]+)"', source)
+        assert len(tags) >= 5 or path.stem == "make_dataset"
+        for tag in tags:
+            made = (
+                ("success", "episodic_return", "episodic_length") if "{" in tag and tag.startswith("eval/") else ("k",)
+            )
+            for name in made:
+                known = re.sub(r"\{\w+\}", name, tag)
+                assert f"`{known}`" in README + PAGES["offline_to_online"], known
         arguments = source[source.index("class Args:") : source.index("\n\n\n", source.index("class Args:"))]
         for line in re.findall(r"^    \w+: .*$", arguments, re.MULTILINE):
             assert re.search(r"  # .{9}", line), line

@@ -240,7 +240,8 @@ def test_a_run_stopped_in_its_last_step_is_done(tmp_path, stand_in):
     process.terminate()
     assert process.wait(timeout=120) == 143
     result = sweep(*words)
-    assert result.returncode == 0 and "2 done" in result.stdout
+    assert result.returncode == 0 and "0 failed" in result.stdout
+    assert len(list(tmp_path.glob("runs/sweep/*.done"))) == 2
 
 
 def test_starts_over_without_a_checkpoint_and_sets_the_rest_aside(tmp_path, stand_in):

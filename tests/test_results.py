@@ -574,6 +574,12 @@ def test_humanoid_in_the_decisions_log():
     files = (f"{name}.csv" for name in ("humanoid", "actor_average", "sbx_renorm", "renorm_parts"))
     runs, averages, sbx, parts = (pd.read_csv(ROOT / "results" / name, low_memory=False) for name in files)
     runs = runs[runs["sampling_steps"] != 10]  # those have a test of their own, below
+    ends = runs[(runs["step"] == 250_000) & (runs["renorm_warmup"] > 10**6)].groupby("script")["eval_return"]
+    assert ends.min()[["sac_flow_g", "sac_flow_t", "sac_gaussian"]].min() > 4000, "all walk"
+    stretches = [(60_000, 100_000), (110_000, 150_000), (160_000, 200_000), (210_000, 250_000)]
+    for low, high in stretches:
+        middle = runs[runs["step"].between(low, high)].groupby("script")["train_return"].mean()
+        assert middle["sac_flow_g"] < middle["sac_gaussian"] < middle["sac_flow_t"]
     for name, script in (
         ("Gaussian", "sac_gaussian"),
         ("Gaussian, target entropy \u221232.6", "sac_gaussian-entropy_-32.6"),
@@ -591,13 +597,15 @@ def test_humanoid_in_the_decisions_log():
             means.append(", ".join(each))
         for cells in (ends, means):
             assert f"| {name} | {' | '.join(cells)} |" in log, cells
-    for column, before, after in (
-        ("eval_return", "over all evaluations Flow-T's mean is ", " from the Gaussian's"),
-        ("train_return", "over all of training by ", ": a lead"),
+    for own, column, before, after in (
+        ("sac_flow_t", "eval_return", "over all evaluations Flow-T's mean is ", " from the Gaussian's"),
+        ("sac_flow_g", "eval_return", " from the Gaussian's, Flow-G's ", ". Evaluations of one run"),
+        ("sac_flow_t", "train_return", "over all of training by ", ": a lead"),
+        ("sac_flow_g", "train_return", "over all of training by ", " from the Gaussian's"),
     ):
         flow, gaussian = (
             runs[(runs["script"] == script) & (runs["finished"] == 1)].groupby("seed")[column].mean()
-            for script in ("sac_flow_t", "sac_gaussian")
+            for script in (own, "sac_gaussian")
         )
         interval = stats.ttest_ind(flow, gaussian, equal_var=False).confidence_interval()
         difference = f"{flow.mean() - gaussian.mean():+.0f} [{interval.low:+.0f}, {interval.high:+.0f}]"
@@ -650,6 +658,7 @@ def test_humanoid_in_the_decisions_log():
         "Gaussian, seed 2",
         "Flow-T, seed 3",
         "Flow-G",
+        "Flow-G, seed 3",
     )
     for name, (_, row) in zip(shown, policies.iterrows(), strict=True):
         assert (row["script"], row["episodes"]) == (f"{names[name.partition(',')[0]]}.py", 20)

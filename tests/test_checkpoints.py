@@ -694,7 +694,7 @@ def finished(start):
     return start()
 
 
-HOLD = "import fcntl, sys; file = open(sys.argv[1], 'ab'); fcntl.lockf(file, fcntl.LOCK_EX); print(); sys.stdin.read()"
+HOLD = "import fcntl, sys; file = open(sys.argv[1], 'ab'); fcntl.lockf(file, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
 
 
 def test_a_run_that_another_process_trains_is_left_alone(start, finish):
@@ -704,9 +704,10 @@ def test_a_run_that_another_process_trains_is_left_alone(start, finish):
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", HOLD, stopped.path / "lock"], **pipes) as other:
         other.stdout.readline()
-        error = one_line_error(start(resume=stopped.path))
-        assert f"--resume {stopped.path}: another process trains it" in error and contents(stopped.path) == before
+        ended = start(resume=stopped.path)
         other.kill()
+    error = one_line_error(ended)
+    assert f"--resume {stopped.path}: another process trains it" in error and contents(stopped.path) == before
     finish(stopped.path)
 
 

@@ -536,7 +536,7 @@ def prepare(args: Args) -> torch.device:
             low, high = limits.get(field.name, usual)
             require(low <= value <= high, f"{flag} {value}: choose a number from {low} to {high}")
     place = os.path.abspath(os.path.expanduser(args.run_dir))
-    while not os.path.exists(place):
+    while not os.path.exists(place) and place != os.path.dirname(place):
         place = os.path.dirname(place)
     devices = ["cpu"] + ["mps"] * torch.backends.mps.is_available() + ["cuda"] * torch.cuda.is_available()
     device = {"auto": "cuda" if "cuda" in devices else "cpu"}.get(args.device, args.device)
@@ -548,7 +548,7 @@ def prepare(args: Args) -> torch.device:
         ("learning_starts", args.learning_starts < args.total_timesteps, "must be below --total-timesteps"),
         ("batch_size", args.batch_size <= args.learning_starts, "the first update has fewer; raise --learning-starts"),
         ("batch_size", args.batch_size <= args.buffer_size, "more than the buffer holds; raise --buffer-size"),
-        ("run_dir", os.path.isdir(place) and os.access(place, os.W_OK), "cannot be written; choose another folder"),
+        ("run_dir", args.resume or os.access(place, os.W_OK | os.X_OK), "no folder to write to; choose another"),
         ("track", not args.track or importlib.util.find_spec("wandb"), "pip install wandb first"),
         ("capture_video", not args.capture_video or importlib.util.find_spec("imageio_ffmpeg"), "needs imageio-ffmpeg"),
         ("capture_video", not args.capture_video or args.eval_frequency, "films evaluations; give --eval-frequency"),

@@ -574,14 +574,14 @@ def prepare(args: Args) -> torch.device:
         fine = type(value) not in (int, float) or low <= value <= high
         require(fine, f"--{name.replace('_', '-')} {value}: choose a number from {low} to {high}")
     place = os.path.abspath(os.path.expanduser(args.run_dir))
-    while not os.path.exists(place):
+    while not os.path.exists(place) and place != os.path.dirname(place):
         place = os.path.dirname(place)
     devices = ["cpu"] + ["mps"] * torch.backends.mps.is_available() + ["cuda"] * torch.cuda.is_available()
     device = {"auto": "cuda" if "cuda" in devices else "cpu"}.get(args.device, args.device)
     for flag, fine, remedy in (
         ("total_timesteps", args.offline_steps + args.total_timesteps, "nothing to do; raise it or --offline-steps"),
         ("device", device in devices, f"not available here; choose auto, {', '.join(devices)}"),
-        ("run_dir", os.path.isdir(place) and os.access(place, os.W_OK), "cannot be written; choose another folder"),
+        ("run_dir", args.resume or os.access(place, os.W_OK | os.X_OK), "no folder to write to; choose another"),
         ("track", not args.track or importlib.util.find_spec("wandb"), "pip install wandb first"),
         ("capture_video", not args.capture_video or importlib.util.find_spec("imageio_ffmpeg"), "needs imageio-ffmpeg"),
         ("capture_video", not args.capture_video or args.eval_frequency, "films evaluations; give --eval-frequency"),

@@ -78,6 +78,11 @@ def require(condition: bool, message: str):
         raise SystemExit(2)
 
 
+def label_of(run: Path) -> str:
+    """The second part of a run's name; "" where somebody renamed the folder."""
+    return run.name.partition("__")[2].partition("__")[0]
+
+
 def roll(actor, episodes: int, deterministic: bool):
     """Paths (episodes, 31, 2), and the goal of each or -1."""
     import torch
@@ -105,7 +110,7 @@ def measure(args: Args):
 
     models = [path for root in args.roots for path in sorted(root.rglob("checkpoint.pt"))]
     models = [path for path in models if "MultiGoal" in path.parent.name]
-    for path in [path for path in models if path.parent.name.split("__")[1:2] not in [[name] for name in LABELS]]:
+    for path in [path for path in models if label_of(path.parent) not in LABELS]:
         print(f"left out, its name is none of {', '.join(LABELS)}: {path.parent}")
         models.remove(path)
     require(len(models) > 0, f"{' '.join(map(str, args.roots))}: no run of MultiGoal-v0 with its checkpoint.pt there")
@@ -114,7 +119,7 @@ def measure(args: Args):
         state, module = load(path.parent, None)
         run = module.Args(**state["args"])
         actor = make_actor(module, state, torch.device("cpu"), 2, MultiGoal().action_space, run)
-        key = {"script": path.parent.name.split("__")[1], "seed": run.seed, "step": state["counters"][0]}
+        key = {"script": label_of(path.parent), "seed": run.seed, "step": state["counters"][0]}
         key |= {"alpha": run.alpha, "autotune": run.autotune, "run": path.parent.name}
         versions = {f"versions/{module.__name__}": module.__version__ for module in (torch, gym, np)}
         for noise in (True, False):

@@ -584,6 +584,14 @@ def test_a_pipe_has_each_line_at_once_and_may_end_before_the_run(number, tmp_pat
         assert run.returncode == 1 and error == "error: what read the output ended; --resume the run\n"
 
 
+def test_a_run_that_was_moved_goes_on_where_its_run_dir_is_gone(start, finish, tmp_path):
+    stopped = start(hook=(hook_signal, "stepping", signal.SIGTERM, 70))
+    moved = stopped.path.rename(tmp_path / "moved")
+    stopped.path.parent.rmdir()
+    stopped.path.parent.touch()
+    finish(moved)
+
+
 def test_a_run_that_once_found_no_compiler_compiles_again(start):
     """Its flags stay what they were."""
     ended = start(hook=(hook_no_compiler,), compile=True)

@@ -264,6 +264,14 @@ SERVER.set_forkserver_preload(
 )
 
 
+def next_second(run: Path):
+    """Wait until the second is over in which a run was begun: readers sort its event files by second, then by process,
+    number 10000 before 9999, and would drop what a run logs that is resumed in the same one."""
+    begun = [int(file.name.split(".")[3]) for file in run.glob("events.out.tfevents.*")]
+    while begun and time.time() < max(begun) + 1:
+        time.sleep(0.05)
+
+
 @pytest.fixture
 def start(tmp_path):
     """start(script, hook=(function, arguments..), flag=..) -> Ended; FLAGS hold unless resuming. meanwhile: a function
@@ -276,6 +284,8 @@ def start(tmp_path):
         base = {} if "resume" in own else FLAGS | narrow(script) | {"run-dir": tmp_path / "runs"}
         out = tmp_path / f"{next(runs)}" / "run"
         out.parent.mkdir()
+        if "resume" in own:
+            next_second(Path(own["resume"]))
         process = SERVER.Process(target=child, args=(script, command_line(base | own), str(out), hook))
         process.start()
         if meanwhile:

@@ -683,7 +683,10 @@ def start_run(args: Args, device: torch.device, step: int, lock=None) -> tuple[s
     here = os.path.dirname(os.path.abspath(__file__))
     command = ["git", "-C", here, "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
     git = subprocess.run(command, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "gymnasium", "mujoco", "numpy")}
+    versions = {}
+    for name in ("torch", "gymnasium", "mujoco", "numpy", "dm_control", "ogbench", "robosuite"):
+        with suppress(importlib.metadata.PackageNotFoundError):  # no task needs all of them
+            versions[name] = importlib.metadata.version(name)
     versions |= {"python": sys.version.split()[0], "git": git or "unknown", "device": str(device)}
     writer = SummaryWriter(path, purge_step=step)  # readers drop what is written again
     for title, table in (("hyperparameters", asdict(args)), ("versions", versions)):

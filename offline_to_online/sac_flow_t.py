@@ -167,16 +167,16 @@ class Actor(nn.Module):
         self.velocity = Velocity(obs_dim, action_dim, args)
         self.register_buffer("t", torch.arange(self.K).view(-1, 1, 1) / self.K)
 
-    def rollout(self, obs: torch.Tensor, noise: torch.Tensor, deterministic=False) -> tuple[list, list]:
-        """obs (B, n), noise (K + 1, B, d) ~ N(0, I) -> [A_0, .., A_K], [log sigma_0, .., log sigma_{K-1}], each (B, d).
+    def rollout(self, obs: torch.Tensor, noise: torch.Tensor, deterministic=False) -> list[torch.Tensor]:
+        """obs (B, n), noise (K + 1, B, d) ~ N(0, I) -> [A_0, .., A_K], each (B, d).
 
         deterministic: sigma = 0, the Euler integration of v from A_0 = noise[0].
         """
         dt, context = 1 / self.K, self.velocity.precompute(self.norm(obs), self.t)
-        path, log_stds = [noise[0]], []
+        path = [noise[0]]
         for k in range(self.K):
             t, x = k * dt, path[-1]
-            v, log_std = (out.to(x.dtype) for out in self.velocity.step(context, x, k))
+            v, log_std = self.velocity.step(context, x, k)
             if deterministic:
                 path.append(x + v * dt)
                 continue
@@ -184,8 +184,7 @@ class Actor(nn.Module):
                 var = torch.exp(2 * log_std)
                 v = ((1 - t + t * var / 2) * v - var / 2 * x) / (1 - t)
             path.append(x + v * dt + torch.exp(log_std) * math.sqrt(dt) * noise[k + 1])
-            log_stds.append(log_std)
-        return path, log_stds
+        return path
 
     def squash(self, x: torch.Tensor) -> torch.Tensor:
         return torch.tanh(x) if self.tanh else x.clamp(-1, 1)
@@ -205,12 +204,12 @@ class Actor(nn.Module):
     def forward(self, obs: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Chunks (B, d) and their log-density (B,), less the path's Gaussian part: sigma is a constant, so that this
         part has no gradient and a constant mean, and would only add noise to the targets."""
-        path, _ = self.rollout(obs, noise)
-        return self.squash(path[-1]), -self.log_det(path[-1])
+        x = self.rollout(obs, noise)[-1]
+        return self.squash(x), -self.log_det(x)
 
     def act(self, obs: torch.Tensor, noise: torch.Tensor, deterministic=False) -> torch.Tensor:
         """Chunks (B, d) alone."""
-        return self.squash(self.rollout(obs, noise, deterministic)[0][-1])
+        return self.squash(self.rollout(obs, noise, deterministic)[-1])
 
 
 def bounded(x: torch.Tensor, low: float, high: float) -> torch.Tensor:
@@ -306,7 +305,7 @@ def actor_loss(actor, critic, batch, noise, alpha, beta):
 def path_statistics(actor, critic, obs, noise, alpha) -> dict[str, torch.Tensor]:
     """Batch mean of || d loss_b / d A_k || where loss_b is one sample's actor loss without proximity: the gradient
     norms of the paper's Figure 6. Takes frozen views."""
-    path, _ = actor.rollout(obs, noise.clone().requires_grad_())
+    path = actor.rollout(obs, noise.clone().requires_grad_())
     loss = -alpha * actor.log_det(path[-1]) - critic(obs, actor.squash(path[-1])).mean(0)
     gradients = torch.autograd.grad(loss.sum(), path)
     return {f"gradients/step_{k}": gradient.norm(dim=1).mean() for k, gradient in enumerate(gradients)}
@@ -339,7 +338,7 @@ def main(args: Args) -> str:
     eval_env = make_env(args, args.capture_video) if args.eval_frequency else env
     obs_dim, action_dim = env.observation_space.shape[0], env.action_space.shape[0]
     loaded = shard(args, files, start)
-    buffer = open_buffer(args, files, loaded, env, device, args.buffer_size)
+    buffer = open_buffer(args, files, loaded, env, device)
     same = not checkpoint or buffer.fingerprint == checkpoint["data"]
     require(same, f"--resume {args.resume}: {loaded} has changed since; restore it")
 
@@ -387,21 +386,21 @@ def main(args: Args) -> str:
             with torch.no_grad():  # or the targets would drag along the graph of all their updates
                 torch._foreach_lerp_(list(target_critic.parameters()), list(critic.parameters()), args.tau)
             metrics |= {"losses/qf_loss": loss.detach(), "losses/qf_values": q}
-            if step == "critic":
-                continue
-            noise = actor.draw_noise(args.batch_size, generator)
             if step == "flow":
                 # Flow matching.
+                noise = actor.draw_noise(args.batch_size, generator)
                 t = torch.rand(args.batch_size, 1, generator=generator, device=device)
                 loss = flow_loss_fn(actor, batch, noise[0], t)
                 descend(actor_optimizer, loss)
                 metrics["losses/flow_loss"] = loss.detach()
-                continue
-            # Actor.
-            loss, log_prob, distance = actor_loss_fn(actor, critic_view, batch, noise, alpha, beta)
-            descend(actor_optimizer, loss)
-            metrics |= {"losses/actor_loss": loss.detach(), "losses/proximity": distance, "policy/log_prob": log_prob}
-            if args.autotune:
+            if step == "actor":
+                # Actor.
+                noise = actor.draw_noise(args.batch_size, generator)
+                loss, log_prob, distance = actor_loss_fn(actor, critic_view, batch, noise, alpha, beta)
+                descend(actor_optimizer, loss)
+                metrics |= {"losses/actor_loss": loss.detach(), "losses/proximity": distance}
+                metrics["policy/log_prob"] = log_prob
+            if step == "actor" and args.autotune:
                 # Temperature: an entropy -log_prob below its target raises alpha.
                 loss = log_alpha.exp() * (-log_prob - args.target_entropy)
                 descend(alpha_optimizer, loss)
@@ -439,8 +438,6 @@ def main(args: Args) -> str:
             if obs is None:  # the next episode does not follow from its last row
                 buffer.split(buffer.rows[(buffer.count - 1) % len(buffer.rows)])["terminal"].fill_(1)
     path, writer, lock = start_run(args, device, start, lock)
-    if not checkpoint:
-        writer.add_text("data", describe(files, buffer))
     # Online steps, one after the other: a checkpoint has their number and checksum; what is behind them is cut off.
     replay = open(f"{path}/replay.bin", "ab")  # noqa: SIM115
     replay.truncate(4 * buffer.rows.shape[1] * buffer.count)
@@ -549,18 +546,14 @@ def require(condition: bool, message: str):
         raise SystemExit(2)
 
 
-def family(env_id: str) -> str:
-    """The task without its data and number: what presets belong to."""
-    named = OGBENCH.fullmatch(env_id)
-    return named[1] if named else env_id
-
-
 def with_presets(args: Args) -> Args:
     """Fill in the flags that were left to the task."""
-    known = args.env_id in ROBOMIMIC or OGBENCH.fullmatch(args.env_id)
+    named = OGBENCH.fullmatch(args.env_id)
     remedy = f"choose {', '.join(ROBOMIMIC)}, or one as cube-double-play-singletask-task2-v0"
-    require(known, f"--env-id {args.env_id}: unknown; {remedy}")
-    preset = dict(zip(PRESET_FLAGS, PRESETS[family(args.env_id)], strict=True))
+    require(named or args.env_id in ROBOMIMIC, f"--env-id {args.env_id}: unknown; {remedy}")
+    preset = dict(zip(PRESET_FLAGS, PRESETS[named[1] if named else args.env_id], strict=True))
+    official = f"~/.robomimic/{args.env_id}/mh/low_dim_v15.hdf5"
+    preset["dataset_path"] = f"~/.ogbench/data/{named[1]}-{named[2]}-v0.npz" if named else official
     return replace(args, **{name: value for name, value in preset.items() if getattr(args, name) is None})
 
 
@@ -687,7 +680,7 @@ def make_env(args: Args, film: bool = False, made_from: dict | None = None) -> g
         require(False, f"--env-id {args.env_id}: {error}; {remedy}")
     except Exception as error:  # whatever robosuite makes of an older version's flags
         remedy = f"its env_args build no environment ({error!r}); choose a file made for robosuite 1.5"
-        require(args.env_id not in ROBOMIMIC, f"--dataset-path {args.dataset_path or '(the official file)'}: {remedy}")
+        require(args.env_id not in ROBOMIMIC, f"--dataset-path {args.dataset_path}: {remedy}")
         raise
     if args.sparse and args.env_id not in ROBOMIMIC:
         env = gym.wrappers.TransformReward(env, lambda reward: -float(reward != 0))
@@ -722,85 +715,34 @@ def replay_episode(env: gym.Env, rows: dict[str, torch.Tensor], seed: int) -> tu
 
 
 def find_dataset(args: Args) -> list[str]:
-    """The files of --dataset-path, or of the official place; ends the program, with a remedy, where there are none."""
-    name, end = re.sub("-singletask(-task.)?-", "-", args.env_id), ".npz"
-    official, source = f"~/.ogbench/data/{name}.npz", f"OGBench's {name}.npz"
-    if args.env_id in ROBOMIMIC:
-        end, source = ".hdf5", "robomimic's multi-human low_dim_v15.hdf5"
-        official = f"~/.robomimic/{name}/mh/low_dim_v15.hdf5"
-    path = args.dataset_path or os.path.expanduser(official)
-    maker = os.path.join(os.path.dirname(os.path.abspath(__file__)), "make_dataset.py")
-    maker = os.path.relpath(maker) if os.path.exists(maker) else "offline_to_online/make_dataset.py"
-    new = args.dataset_path if (args.dataset_path or "").endswith(end) else f"data/{name}{end}"
-    new = new.replace("-val.npz", ".npz")  # make_dataset.py writes both
-    make = f"make one for --dataset-path {new}: {sys.executable} {maker} --env-id {args.env_id} --path {new}"
-    files = sorted(glob.glob(f"{path}/*.npz")) if os.path.isdir(path) else [path]
+    """The files of --dataset-path; ends the program, with a remedy, where there are none to train on."""
+    path, end = os.path.expanduser(args.dataset_path), ".hdf5" if args.env_id in ROBOMIMIC else ".npz"
+    files = sorted(glob.glob(f"{glob.escape(path)}/*.npz")) if os.path.isdir(path) else [path]
     files = [file for file in files if not file.endswith("-val.npz")]  # validation data: not read
-    usable = files and all(file.endswith(end) for file in files)
-    for fine, problem in (
-        (os.path.exists(path), f"{path} is not there; download {source} to it, or {make}"),
-        (usable, f"is no {end} data to train on; take {source}, or {make}"),
-    ):
-        require(fine, f"--dataset-path {args.dataset_path or '(none given)'}: {problem}")
+    fine = files and all(os.path.exists(file) and file.endswith(end) for file in files)
+    source = "OGBench's .npz" if end == ".npz" else "robomimic's multi-human low_dim_v15.hdf5"
+    new = args.dataset_path if files and path.endswith(end) else f"data/NAME{end}"
+    make = f"python offline_to_online/make_dataset.py --env-id {args.env_id} --path {new}"
+    require(fine, f"--dataset-path {args.dataset_path}: no {end} data there; download {source}, or make some: {make}")
+    for file in files if end == ".npz" else ():
+        whole = zipfile.is_zipfile(file) and "terminals.npy" in zipfile.ZipFile(file).namelist()
+        require(whole, f"--dataset-path {file}: damaged, or not in OGBench's format; download or make it again")
     return files
 
 
 def read_env_args(args: Args) -> dict:
-    """What a robomimic file's environment is built from; refuses another task, robot or controller."""
+    """What a robomimic file's environment is built from, with the robot and controller that made the data."""
     import h5py
 
-    (path,) = find_dataset(args)
+    path, wanted = os.path.expanduser(args.dataset_path), ROBOMIMIC[args.env_id]
     try:
         with h5py.File(path, "r") as file:
             made_from = json.loads(file["data"].attrs["env_args"])
-        name, kwargs = made_from["env_name"], made_from["env_kwargs"]
-        robot, controller = kwargs.get("robots", "Panda"), kwargs["controller_configs"]
-        controller = controller.get("body_parts", {}).get("right", controller)  # robosuite 1.5 has one for each part
-        way = controller.get("input_type", "delta" if controller.get("control_delta", True) else "absolute")
-        kind = f"{controller.get('type')} {way}"
+        name = made_from["env_name"]
     except Exception as error:  # whatever it holds instead
         require(False, f"--dataset-path {path}: not robomimic's low_dim format ({error!r}); download or make it again")
-    wanted = ROBOMIMIC[args.env_id]
-    for fine, problem in (
-        (name == wanted, f"of {name}, not of {wanted}; choose another file or --env-id"),
-        (robot in ("Panda", ["Panda"]), f"made with {robot}; choose a file of one Panda"),
-        (kind == "OSC_POSE delta", f"made with the controller {kind}; choose a file made with OSC_POSE delta"),
-    ):
-        require(fine, f"--dataset-path {path}: {problem}")
+    require(name == wanted, f"--dataset-path {path}: of {name}, not of {wanted}; choose another file or --env-id")
     return made_from
-
-
-def check_ogbench(args: Args, files: list[str], env: gym.Env) -> int:
-    """Refuse files that are damaged or of another task, by what their arrays say of themselves; returns the rows of the
-    largest."""
-    widths = {"observations": env.observation_space.shape, "actions": env.action_space.shape}
-    widths["qpos"] = (env.unwrapped.model.nq,)
-    needed = [*widths, "qvel", "terminals"] + ["button_states"] * (family(args.env_id) == "scene")
-    most_rows = 0
-    for file in files:
-        shapes = dict.fromkeys(needed, ())
-        try:
-            with np.load(file) as arrays:
-                for key in arrays.files:
-                    with arrays.zip.open(f"{key}.npy") as member:
-                        np.lib.format.read_magic(member)
-                        shapes[key] = np.lib.format.read_array_header_1_0(member)[0]
-                ended = "terminals" in arrays and arrays["terminals"][-1:].all()
-        except Exception as error:  # whatever a damaged archive makes the reader raise
-            require(False, f"--dataset-path {file}: not readable as npz ({error}); download or make it again")
-        missing = [key for key in needed if not shapes[key]]
-        wrong = [f"{key} of size {shapes[key][1:]}" for key, size in widths.items() if shapes[key][1:] != size]
-        rows = sum(shapes["terminals"])
-        for fine, problem in (
-            (not missing, f"without {', '.join(missing)}; choose a file in OGBench's format"),
-            (len({shapes[key][:1] for key in needed}) == 1, "arrays of different lengths; download or make it again"),
-            (not wrong, f"{', '.join(wrong)}, not of {args.env_id}, which has {widths}"),
-            (ended, "its last row ends no episode; download or make it again"),
-            (rows > args.horizon_length, f"{rows} steps are fewer than a chunk; lower --horizon-length"),
-        ):
-            require(fine, f"--dataset-path {file}: {problem}")
-        most_rows = max(most_rows, rows)
-    return most_rows
 
 
 def load_ogbench(args: Args, file: str, env: gym.Env) -> dict[str, np.ndarray]:
@@ -809,74 +751,61 @@ def load_ogbench(args: Args, file: str, env: gym.Env) -> dict[str, np.ndarray]:
     import ogbench.utils
 
     raw = ogbench.utils.load_dataset(file, add_info=True)
-    states = [key for key in ("qpos", "qvel", "button_states") if key in raw]
-    bad = ", ".join(key for key in states if not np.isfinite(raw[key]).all())
-    require(not bad, f"--dataset-path {file}: {bad} not finite (NaN or infinite); download or make it again")
     ogbench.relabel_utils.relabel_dataset(args.env_id, env, raw)
     reward = -(raw["rewards"] != 0).astype(np.float32) if args.sparse else raw["rewards"]
     data = {"obs": raw["observations"], "action": raw["actions"], "reward": reward, "mask": raw["masks"]}
     return data | {"terminal": raw["terminals"], "next_obs": raw["next_observations"]}
 
 
-def load_robomimic(args: Args, path: str, env: gym.Env) -> dict[str, np.ndarray]:
+def load_robomimic(args: Args, file: str, env: gym.Env) -> dict[str, np.ndarray]:
     """Steps of a robomimic file, demonstrations in the order of their numbers: name -> (N, n) or (N,)."""
     import h5py
 
-    sizes = {"obs": env.observation_space.shape[0], "action": env.action_space.shape[0]}
-    needed = {"actions": 2, "rewards": 1, "dones": 1}  # dimensions
-    needed |= {f"{side}/{key}": 2 for side in ("obs", "next_obs") for key in OBS_KEYS}
     columns, failed = {name: [] for name in ("obs", "action", "reward", "mask", "terminal", "next_obs")}, 0
-    with h5py.File(path, "r") as file:
-        demos = [name for name in file["data"] if re.fullmatch(r"demo_\d+", name)]
-        require(demos, f"--dataset-path {path}: no demonstrations in it; choose a robomimic low_dim file")
-        for demo in sorted(demos, key=lambda name: int(name[5:])):
-            group = file[f"data/{demo}"]
-            missing = ", ".join(key for key in needed if key not in group)
-            require(not missing, f"--dataset-path {path}: {demo} without {missing}; choose a robomimic low_dim file")
-            arrays = {key: group[key][()] for key in needed}
-            flat = ", ".join(key for key in needed if arrays[key].ndim != needed[key])
-            clock = group["states"][:, 0] if "states" in group else np.zeros(1)
-            reward, done = arrays["rewards"], arrays["dones"].astype(bool)
-            for fine, problem in (
-                (not flat, f"{flat} of another shape"),
-                (len({values.shape[:1] for values in arrays.values()}) == 1, "arrays of different lengths"),
-                (done.size > 0, "no steps"),
-                (np.isin(reward, (0, 1)).all(), "rewards besides 0 and 1; choose a sparse low_dim file"),
-                (np.isfinite(clock).all(), "states not finite (NaN or infinite)"),
-                (not (np.diff(clock) < 0).any(), "its steps out of order"),
-            ):
-                require(fine, f"--dataset-path {path}: {demo} has {problem}; download or make it again")
+    with h5py.File(file, "r") as archive:
+        demos = sorted(archive["data"], key=lambda name: int(name.removeprefix("demo_")))
+        for demo in demos:
+            group = archive[f"data/{demo}"]
+            reward, done = group["rewards"][()], group["dones"][()].astype(bool)
             # A failed demonstration is done at its end too: no success, so that its end has a value like any state.
-            step = {"action": arrays["actions"], "reward": reward - 1.0, "mask": 1.0 - (done & (reward == 1))}
+            step = {"action": group["actions"][()], "reward": reward - 1.0, "mask": 1.0 - (done & (reward == 1))}
             # Official files go on for some steps that are all done: nothing behind the first belongs to a chunk.
             step["terminal"] = done | (np.arange(len(done)) == len(done) - 1)
             for side in ("obs", "next_obs"):
-                step[side] = np.concatenate([arrays[f"{side}/{key}"] for key in OBS_KEYS], axis=1)
-            for name, size in sizes.items():
-                problem = f"{demo} has {name} of size {step[name].shape[1]}, but {args.env_id} has {size}"
-                require(step[name].shape[1] == size, f"--dataset-path {path}: {problem}; choose another file")
+                step[side] = np.concatenate([group[f"{side}/{key}"] for key in OBS_KEYS], axis=1)
             for name, values in step.items():
                 columns[name].append(values)
             failed += not reward.any()
-    print(f"{path}: {len(demos)} demonstrations" + f", of which {failed} failed: their ends bootstrap" * (failed > 0))
+    print(f"{file}: {len(demos)} demonstrations" + f", of which {failed} failed: their ends bootstrap" * (failed > 0))
     return {name: np.concatenate(values, dtype=np.float32, casting="unsafe") for name, values in columns.items()}
 
 
 def load_dataset(args: Args, file: str, env: gym.Env) -> dict[str, np.ndarray]:
     """Steps in the order of the file: obs (N, n), action (N, m), reward, mask (0: no bootstrap), terminal (last step of
     its episode) (N,), next_obs (N, n), float32. Uses env to relabel."""
-    data = (load_robomimic if args.env_id in ROBOMIMIC else load_ogbench)(args, file, env)
+    robomimic = args.env_id in ROBOMIMIC
+    try:
+        data = (load_robomimic if robomimic else load_ogbench)(args, file, env)
+    except Exception as error:  # whatever a damaged or foreign file makes the readers raise
+        require(False, f"--dataset-path {file}: not readable, or of another task ({error!r}); choose another")
     bad = ", ".join(name for name, values in data.items() if not np.isfinite(values).all())
-    count, largest = len(data["reward"]), np.abs(data["action"]).max()
+    count, largest = len(data["reward"]), np.abs(data["action"]).max(initial=0)
+    lengths = {len(values) for values in data.values()}
+    shapes = [data["obs"].shape[1:], data["action"].shape[1:]]
+    wanted = [env.observation_space.shape, env.action_space.shape]
     for fine, problem in (
+        (shapes == wanted, f"observations and actions of shapes {shapes}, not of {args.env_id}, which has {wanted}"),
         (not bad, f"{bad} not finite (NaN or infinite); download or make it again"),
+        (
+            lengths == {count},
+            "arrays of different lengths, or a last episode without an end; download or make it again",
+        ),
         (count > args.horizon_length, f"{count} steps are fewer than a chunk; lower --horizon-length"),
+        (not robomimic or np.isin(data["reward"], (-1, 0)).all(), "rewards besides 0 and 1; choose sparse ones"),
         (largest <= 1 + 1e-5, f"an action of {largest:.3g}, beyond 1; choose another file"),
     ):
         require(fine, f"--dataset-path {file}: {problem}")
     data["action"] = data["action"].clip(-1, 1)
-    if (data["reward"] < 0).all():
-        print(f"warning: {file}: no success of {args.env_id} in {count} steps", file=sys.stderr)
     return data
 
 
@@ -945,12 +874,13 @@ def shard(args: Args, files: list[str], step: int) -> str:
     return files[max(min(step, args.offline_steps) - 1, 0) // args.shard_steps % len(files)]
 
 
-def open_buffer(args: Args, files: list[str], file: str, env: gym.Env, device: torch.device, least=1) -> ReplayBuffer:
-    """A replay buffer with the file's steps in it, of `least` rows, or more to have room for the largest file."""
-    most = check_ogbench(args, files, env) if file.endswith(".npz") else 0
+def open_buffer(args: Args, files: list[str], file: str, env: gym.Env, device: torch.device) -> ReplayBuffer:
+    """A replay buffer of --buffer-size rows, or more to have room for the largest file, with the file's steps in it."""
     data = load_dataset(args, file, env)
-    capacity = max(least, most + 1, len(data["reward"]) + 1)
-    buffer = ReplayBuffer(capacity, env.observation_space.shape[0], env.action_space.shape[0], device)
+    print(f"{file}: {len(data['reward'])} steps, {(data['reward'] == 0).sum()} successes of {args.env_id}")
+    largest = max([len(data["reward"])] + [len(np.load(other)["terminals"]) for other in files if len(files) > 1])
+    sizes = env.observation_space.shape[0], env.action_space.shape[0]
+    buffer = ReplayBuffer(max(args.buffer_size, largest + 1), *sizes, device)
     buffer.load(data)
     return buffer
 
@@ -975,6 +905,8 @@ def evaluate(actor, env: gym.Env, args: Args, device: torch.device, film: str | 
         os.makedirs(os.path.dirname(film), exist_ok=True)
         writer = imageio.get_writer(film, fps=env.metadata.get("render_fps", 20), macro_block_size=2)
     for episode in range(args.eval_episodes):
+        if STOP:
+            break
         (obs, _), queue, running = env.reset(seed=10_000 * args.seed + episode), [], True
         while running and not STOP:
             queue = queue or next_chunk(actor, obs, args, generator, deterministic=True)
@@ -1109,15 +1041,6 @@ def restore(run: str, checkpoint: dict, parts: dict, buffer: ReplayBuffer, gener
     return torch.from_numpy(np.array(stored[checkpoint["counters"][2] :]))
 
 
-def describe(files: list[str], buffer: ReplayBuffer) -> str:
-    """The data and the simulators as a table, for the run's record."""
-    packages = [name for name in ("ogbench", "robosuite", "dm_control") if importlib.util.find_spec(name)]
-    table = {name: importlib.metadata.version(name) for name in packages}
-    table |= {"files": len(files), "first": files[0], "steps": buffer.offline}
-    table["successes"] = int((buffer.dataset("reward") == 0).sum())
-    return "|name|value|\n|-|-|\n" + "\n".join(f"|{key}|{value}|" for key, value in table.items())
-
-
 def hold(run: str) -> io.BufferedWriter:
     """Keeps other processes from going on with the run while this file is open: two would destroy it."""
     try:
@@ -1158,7 +1081,10 @@ def start_run(args: Args, device: torch.device, step: int, lock=None) -> tuple[s
     here = os.path.dirname(os.path.abspath(__file__))
     command = ["git", "-C", here, "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
     git = subprocess.run(command, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "gymnasium", "mujoco", "numpy")}
+    versions = {}
+    for name in ("torch", "gymnasium", "mujoco", "numpy", "dm_control", "ogbench", "robosuite"):
+        with suppress(importlib.metadata.PackageNotFoundError):  # no task needs all of them
+            versions[name] = importlib.metadata.version(name)
     versions |= {"python": sys.version.split()[0], "git": git or "unknown", "device": str(device)}
     writer = SummaryWriter(path, purge_step=step)  # readers drop what is written again
     for title, table in (("hyperparameters", asdict(args)), ("versions", versions)):

@@ -38,7 +38,7 @@ OWN = {
     },
     "offline_to_online/reinflow.py": {
         *("Actor", "flow_loss", "descend", "main", "PRESETS", "PRESET_FLAGS", "LIMITS"),
-        *("FORMAT", "save_checkpoint", "restore", "describe"),
+        *("FORMAT", "save_checkpoint", "restore"),
         *("Args.env_id", "Args.dataset_path", "Args.seed", "Args.offline_steps", "Args.horizon_length"),
         *("Args.batch_size", "Args.gamma", "Args.sampling_steps", "Args.hidden_dim", "Args.critic_hidden_dim"),
         *("Args.compile", "Args.log_frequency"),

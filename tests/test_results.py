@@ -54,7 +54,8 @@ def test_tables_of_the_pages_are_what_the_commands_print(drawn):
     page = page.replace(re.search(r"^\| \| \|\n.*?\n\n", page, re.MULTILINE | re.DOTALL).group(0), "")  # the setting
     searched = (ROOT / "baselines" / "README.md").read_text().partition("\n## Settings searched\n")[2]
     sections = re.split(r"^## ", (ROOT / "results" / "DECISIONS.md").read_text(), flags=re.MULTILINE)
-    names = ("Every difference", "Returns in other units", "Several equal goals", "What the gradient norms show")
+    names = "Every difference", "Returns in other units", "Several equal goals", "What the gradient norms show"
+    names += ("Offline to online: differences within seeds",)
     chosen = [section for section in sections if section.startswith(names)]
     assert len(chosen) == len(names)
     for text in (page, searched, *chosen):
@@ -94,13 +95,14 @@ def test_what_the_pages_say_of_the_differences(differences, drawn):
     left = [(key, part[:3]) for key, part in both if part[3] < 0.05]
     number = len(both)
     assert f"Of the {number} differences {len(excluding)} have an interval that excludes 0" in page
-    assert f"where chance alone gives {0.05 * number:.0f}. One is left after the correction: the critic's" in page
+    assert f"where chance alone gives {0.05 * number:.0f}. After Holm's correction one is left: the critic's" in page
     (((name, env), (value, low, high)),) = left
     assert name.startswith("CrossQ\u2019s critic minus target networks") and env == "HalfCheetah-v4"
     assert differences[name, env][1][:3] == (value, low, high), "over training"
     shown = f"cost {value:.0f} [{low:.0f}, {high:.0f}] over the first 60 000 steps"
     assert shown in page
-    told = "Four of the other nine are the critic's again; the rest, all on HalfCheetah-v4, need more seeds first:"
+    told = "Of the other nine, four are the critic's again. "
+    told += "The remaining five, all on HalfCheetah-v4, would need more seeds:"
     critic = [key for key in excluding if "target networks" in key[0]]
     assert told in page and len(excluding) == 1 + 9 and len(critic) == 1 + 4
     assert {env for _, env in excluding} == {"HalfCheetah-v4"}
@@ -203,7 +205,7 @@ def test_returns_in_the_readme():
         (full,) = re.findall(pattern, page.partition("## Returns")[2].partition("\n## ")[0], re.MULTILINE)
         assert row == full.replace(" (3)", ""), name
     first, last = (sorted(ends("sac_flow_g", "HalfCheetah-v4", step)) for step in ("10000", "100000"))
-    told = f"({first[0]:.0f} to {first[2]:.0f} in three seeds), the last {last[0]:.0f} to {last[2]:.0f}."
+    told = f"Three seeds had {first[0]:.0f} to {first[2]:.0f} there, and {last[0]:.0f} to {last[2]:.0f} at the end."
     assert len(first) == len(last) == 3 and told in " ".join(readme.split())
 
 
@@ -475,16 +477,11 @@ def test_success_rates_in_the_readme():
     low, high = stats.t.interval(0.95, len(gain) - 1, gain.mean(), stats.sem(gain))
     assert gain.min() > 0 and low < 0
     assert f"faster in each seed, by {gain.mean():.1f} [{low:.1f}, {high:+.1f}] steps" in " ".join(readme.split())
-    square = {
-        row["script"]: f"{float(row['eval/success']):.2f}".removeprefix("0")
-        for row in first
-        if (row["env"], row["step"]) == ("square", "15000")
-    }
-    words = f"On square, one seed with can's budget, Flow-G goes from .00 to {square['o2o_sac_flow_g']}, and without "
-    words += "its experience, by as many updates on the dataset alone, to "
-    words += f"{square['o2o_sac_flow_g-no_experience']}; QC-FQL from .10 to "
-    words += f"{square['o2o_qc_fql']} and, on the dataset alone, to {square['o2o_qc_fql-no_experience']}:"
-    assert words in " ".join(readme.split())
+    for name, script in (("Flow-G", "o2o_sac_flow_g"), ("QC-FQL", "o2o_qc_fql")):
+        square = {row["script"] + row["step"]: row for row in first if row["env"] == "square"}
+        runs = square[script + "5000"], square[script + "15000"], square[f"{script}-no_experience15000"]
+        cells = (f"{float(row['eval/success']):.2f}".removeprefix("0") for row in runs)
+        assert f"\n| {name} | {' | '.join(cells)} |\n" in readme.partition("### Square")[2]
     reinflow = [f"{float(row['eval/success']):.2f}"[1:] for row in rows if row["script"] == "o2o_reinflow"]
     assert f"{reinflow[0]} before, {reinflow[-1]} after ten times the others' steps" in " ".join(readme.split())
 
@@ -785,14 +782,10 @@ def test_speed_in_the_pages(drawn):
     assert len(rows) > 15 and not set(rows) - set(printed)
     cells = [row.split("|") for row in rows if row.startswith("| HalfCheetah-v4 ")]
     small = {row[2].strip(): row for row in cells if row[3].strip() in ("--size small", "")}
-    *own, sbx = names = "sac_gaussian", "sac_flow_t", "sac_flow_g", "SBX CrossQ"
-    steps = [small[name][7].strip() for name in names]
-    readme = " ".join((ROOT / "README.md").read_text().split())
-    told = "takes the Gaussian {} ms, Flow-T {} and Flow-G {}; SBX's CrossQ, whose actor is half as wide, {}."
-    assert told.format(*steps) in readme
-    starts = {round(float(small[name][i])) for name in own for i in (5, 6)}
-    theirs = {round(float(small[sbx][6])), int(float(small[sbx][5]))}
-    assert f"They start in {' '.join(map(str, starts))} s, SBX in {' '.join(map(str, theirs))}." in readme
+    readme = (ROOT / "README.md").read_text()
+    for name in SCRIPTS.values():
+        assert re.search(rf"^\| `{name}.py` \| .* \| {small[name][7].strip()} \|$", readme, re.MULTILINE), name
+    assert f"SBX's CrossQ, with half as wide an actor, takes {small['SBX CrossQ'][7].strip()} ms" in readme
 
 
 def test_when_compiling_pays_at_small_size():

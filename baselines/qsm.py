@@ -36,7 +36,7 @@ import warnings
 import zipfile
 import zlib
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 
 import gymnasium as gym
 import numpy as np
@@ -59,7 +59,7 @@ class Args:
     gamma: float = 0.99  # discount per environment step
     device: str = "auto"  # auto (cuda where there is one, else cpu), cpu, cuda or mps
     compile: bool = True  # torch.compile losses and acting, a minute or two at first; a CPU needs a C++ compiler for it
-    bf16: bool = False  # bfloat16 autocast in the losses, network outputs included; weights and Adam stay in float32
+    bf16: bool = False  # bfloat16 autocast in the losses, outputs included; slower on a CPU without instructions for it
     eval_frequency: int = 10_000  # environment steps between evaluations, with one at the end; 0 for none
     eval_episodes: int = 10  # episodes per evaluation
     log_frequency: int = 1000  # environment steps between writes of losses and policy statistics
@@ -259,8 +259,8 @@ def main(args: Args) -> str:
     lock = hold(args.resume) if args.resume else None
     checkpoint = load_checkpoint(args.resume) if args.resume else None
     env = make_env(args, introduce=True)
-    films = [args.capture_video] + [False] * (args.eval_episodes - 1) if args.eval_frequency else []
-    eval_envs = [make_env(args, film) for film in films]
+    episodes = range(args.eval_episodes if args.eval_frequency else 0)
+    eval_envs = [make_env(args, film=args.capture_video and i == 0) for i in episodes]
     obs_dim, box = env.observation_space.shape[0], env.action_space
     box.seed(args.seed)
     buffer = ReplayBuffer(args.buffer_size, obs_dim, box.shape[0], device)
@@ -277,7 +277,7 @@ def main(args: Args) -> str:
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.bf16)
     functions = critic_loss, mean_q, actor_loss, actor_view.act
     if compiles:
-        functions = [torch.compile(function, dynamic=False, options=NO_GUARDS) for function in functions]
+        functions = [torch.compile(function, dynamic=False) for function in functions]
     critic_loss_fn, mean_q_fn, actor_loss_fn, act_fn = functions
 
     def act(obs: np.ndarray) -> np.ndarray:
@@ -402,6 +402,7 @@ def main(args: Args) -> str:
         progress.update()
     for opened in (progress, writer, lock, replay, env, *eval_envs):
         opened.close()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a notebook goes on
     if stopping:
         print(f"interrupted; go on with: {shlex.join([sys.executable, sys.argv[0], '--resume', path])}")
         raise SystemExit(128 + STOP[0])
@@ -410,9 +411,6 @@ def main(args: Args) -> str:
 
 # Housekeeping: whoever reads for the algorithm stops here.
 FORMAT = 4  # of a checkpoint: another one's cannot be resumed
-# Checking at every call that no module has changed costs some per cent at small size. None does here; a fork that
-# switches train() and eval(), or compiles one method of two modules, must drop this or run stale code.
-NO_GUARDS = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
 LONGEST_EPISODE = 10_000  # steps, where a task is registered without a limit
 # The scale takes a trained agent's reward per step to about 1, as in the authors' tasks. M on HalfCheetah, Hopper
 # and Walker2d is the best of those tried, and elsewhere a guess (baselines/README.md).
@@ -442,11 +440,10 @@ def prepare(args: Args) -> torch.device:
     limits |= dict.fromkeys(("critic_hidden_dim", "hidden_dim", "sampling_steps"), (1, 2**14))
     limits |= dict.fromkeys(("exploration_noise", "q_grad_coeff"), (0, 1e6)) | {"reward_scale": (1e-9, 1e6)}
     limits |= {"seed": (0, 2**32 - 1)}  # of a larger one PyTorch's generator for CPUs takes the last 32 bits
-    for field in fields(args):
-        value, flag = getattr(args, field.name), "--" + field.name.replace("_", "-")
-        if field.type in (int, float, float | None) and value is not None:
-            low, high = limits.get(field.name, (1, 2**62))
-            require(low <= value <= high, f"{flag} {value}: choose a number from {low} to {high}")
+    for name, value in asdict(args).items():
+        low, high = limits.get(name, (1, 2**62))
+        fine = type(value) not in (int, float) or low <= value <= high
+        require(fine, f"--{name.replace('_', '-')} {value}: choose a number from {low} to {high}")
     place = os.path.abspath(os.path.expanduser(args.run_dir))
     while not os.path.exists(place) and place != os.path.dirname(place):
         place = os.path.dirname(place)
@@ -466,9 +463,6 @@ def prepare(args: Args) -> torch.device:
     if args.compile and not has_compiler(torch.device(device)):
         print("no compiler or no Python.h found: running without torch.compile, slower")
     processor = torch.cpu.get_capabilities()
-    bf16 = any(there for name, there in processor.items() if "bf16" in name)
-    if args.bf16 and device == "cpu" and not bf16:
-        print("--bf16: this processor has no bfloat16 instructions and will be slower with it, not faster")
     # "medium" sends float32 products on a CPU to oneDNN, twice as fast with AVX-512. With AMX, and on Arm, it would
     # make bfloat16 of them, which --bf16 alone may do. "high" is TF32 on CUDA.
     exact = processor.get("architecture") == "x86_64" and not processor.get("amx_bf16")
@@ -711,18 +705,14 @@ def restore(run: str, checkpoint: dict, parts: dict, buffer: ReplayBuffer, gener
 
 def hold(run: str) -> io.BufferedWriter:
     """Keeps other processes from going on with the run while this file is open: two would destroy it."""
-    try:
-        file = open(f"{run}/lock", "ab")  # noqa: SIM115
-    except OSError as error:
-        require(False, f"--resume {run}: {error.strerror}; copy it to a folder that can be written")
-    with suppress(ImportError):  # no such locks on Windows
+    file = open(f"{run}/lock", "ab")  # noqa: SIM115
+    with suppress(ImportError, OSError):  # no such locks on Windows, nor on some file systems
         import fcntl
 
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            taken = error.errno in (errno.EACCES, errno.EAGAIN)  # else the file system has no locks
-            require(not taken, f"--resume {run}: another process trains it; stop that first")
+        except (BlockingIOError, PermissionError):
+            require(False, f"--resume {run}: another process trains it; stop that first")
     return file
 
 
@@ -741,10 +731,7 @@ def start_run(args: Args, device: torch.device, step: int, lock=None) -> tuple[s
             wandb.init(config=asdict(args), sync_tensorboard=True, resume="allow", id=run, name=run)
         except Exception as error:  # whatever the tracker raises
             require(False, f"--track: {error}; WANDB_MODE=offline needs no account and no network")
-    try:
-        os.makedirs(path, exist_ok=bool(args.resume))
-    except OSError as error:
-        require(False, f"--run-dir {args.run_dir}: {error.strerror}; choose a folder that can be written")
+    os.makedirs(path, exist_ok=bool(args.resume))
     lock = lock or hold(path)
     here = os.path.dirname(os.path.abspath(__file__))
     command = ["git", "-C", here, "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
@@ -759,6 +746,7 @@ def start_run(args: Args, device: torch.device, step: int, lock=None) -> tuple[s
         rows = "\n".join(f"|{key}|{value}|" for key, value in table.items())
         writer.add_text(title, "|name|value|\n|-|-|\n" + rows, step)
     print(f"run: {path}")
+    STOP.clear()  # of an earlier run in this process
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     return path, writer, lock
@@ -769,7 +757,9 @@ def read_args(argv: list[str] | None = None) -> Args:
     words = sys.argv[1:] if argv is None else argv
     for flag, value in zip(words, words[1:], strict=False):
         name = flag.removeprefix("--no-").removeprefix("--")
-        require(value not in ("True", "False"), f"{flag} {value}: write --{name} or --no-{name}, without a value")
+        switch = isinstance(getattr(Args, name.replace("-", "_"), None), bool)
+        fine = not switch or value not in ("True", "False")
+        require(fine, f"{flag} {value}: write --{name} or --no-{name}, without a value")
     given = tyro.cli(Args, args=argv)
     if given.resume is None:
         return given
@@ -790,7 +780,8 @@ if __name__ == "__main__":
         sys.stdout.reconfigure(line_buffering=True)  # a log file or pipe has each line at once
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, give_up)
-    threading.excepthook = lambda _: None  # TensorBoard's: what stops it is raised by the next event, here
+    # What stops TensorBoard's thread, a full disk, is raised again by the next event, here.
+    threading.excepthook = lambda failed: None if failed.exc_type is OSError else threading.__excepthook__(failed)
     try:
         main(read_args())
     except OSError as error:

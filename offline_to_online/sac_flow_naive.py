@@ -494,6 +494,7 @@ def main(args: Args) -> str:
         progress.update()
     for opened in {progress, writer, lock, replay, env, eval_env}:  # without evaluations the last two are one
         opened.close()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a notebook goes on
     if stopping:
         print(f"interrupted; go on with: {shlex.join([sys.executable, sys.argv[0], '--resume', path])}")
         raise SystemExit(128 + STOP[0])
@@ -1027,18 +1028,14 @@ def restore(run: str, checkpoint: dict, parts: dict, buffer: ReplayBuffer, gener
 
 def hold(run: str) -> io.BufferedWriter:
     """Keeps other processes from going on with the run while this file is open: two would destroy it."""
-    try:
-        file = open(f"{run}/lock", "ab")  # noqa: SIM115
-    except OSError as error:
-        require(False, f"--resume {run}: {error.strerror}; copy it to a folder that can be written")
-    with suppress(ImportError):  # no such locks on Windows
+    file = open(f"{run}/lock", "ab")  # noqa: SIM115
+    with suppress(ImportError, OSError):  # no such locks on Windows, nor on some file systems
         import fcntl
 
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            taken = error.errno in (errno.EACCES, errno.EAGAIN)  # else the file system has no locks
-            require(not taken, f"--resume {run}: another process trains it; stop that first")
+        except (BlockingIOError, PermissionError):
+            require(False, f"--resume {run}: another process trains it; stop that first")
     return file
 
 
@@ -1057,10 +1054,7 @@ def start_run(args: Args, device: torch.device, step: int, lock=None) -> tuple[s
             wandb.init(config=asdict(args), sync_tensorboard=True, resume="allow", id=run, name=run)
         except Exception as error:  # whatever the tracker raises
             require(False, f"--track: {error}; WANDB_MODE=offline needs no account and no network")
-    try:
-        os.makedirs(path, exist_ok=bool(args.resume))
-    except OSError as error:
-        require(False, f"--run-dir {args.run_dir}: {error.strerror}; choose a folder that can be written")
+    os.makedirs(path, exist_ok=bool(args.resume))
     lock = lock or hold(path)
     here = os.path.dirname(os.path.abspath(__file__))
     command = ["git", "-C", here, "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
@@ -1075,6 +1069,7 @@ def start_run(args: Args, device: torch.device, step: int, lock=None) -> tuple[s
         rows = "\n".join(f"|{key}|{value}|" for key, value in table.items())
         writer.add_text(title, "|name|value|\n|-|-|\n" + rows, step)
     print(f"run: {path}")
+    STOP.clear()  # of an earlier run in this process
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     return path, writer, lock
@@ -1085,7 +1080,9 @@ def read_args(argv: list[str] | None = None) -> Args:
     words = sys.argv[1:] if argv is None else argv
     for flag, value in zip(words, words[1:], strict=False):
         name = flag.removeprefix("--no-").removeprefix("--")
-        require(value not in ("True", "False"), f"{flag} {value}: write --{name} or --no-{name}, without a value")
+        switch = isinstance(getattr(Args, name.replace("-", "_"), None), bool)
+        fine = not switch or value not in ("True", "False")
+        require(fine, f"{flag} {value}: write --{name} or --no-{name}, without a value")
     given = tyro.cli(Args, args=argv)
     if given.resume is None:
         return given
@@ -1108,7 +1105,8 @@ if __name__ == "__main__":
         sys.stdout.reconfigure(line_buffering=True)  # a log file or pipe has each line at once
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, give_up)
-    threading.excepthook = lambda _: None  # TensorBoard's: what stops it is raised by the next event, here
+    # What stops TensorBoard's thread, a full disk, is raised again by the next event, here.
+    threading.excepthook = lambda failed: None if failed.exc_type is OSError else threading.__excepthook__(failed)
     try:
         main(read_args())
     except OSError as error:

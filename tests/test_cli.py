@@ -118,18 +118,6 @@ def test_unknown_size_is_named_with_the_known_ones(script, capsys):
 
 
 @pytest.mark.parametrize("name", [*SCRIPTS, "dime", "flowrl", "ppo", "qsm"])
-@pytest.mark.parametrize("instructions", [{}, {"avx512_bf16": False, "cpu_name": "x"}, {"amx_bf16": True}])
-def test_bf16_without_its_instructions_is_said(name, instructions, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(str(ROOT / "baselines"))
-    module = importlib.import_module(name)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
-    for bf16 in (True, False):
-        module.prepare(module.Args(bf16=bf16, device="cpu"))
-        said = capsys.readouterr().out
-        assert said.startswith("--bf16: ") == (bf16 and "amx_bf16" not in instructions) and said.count("\n") <= 1
-
-
-@pytest.mark.parametrize("name", [*SCRIPTS, "dime", "flowrl", "ppo", "qsm"])
 def test_products_are_of_float32_on_every_processor(name, monkeypatch):
     """PyTorch's "medium" is faster where oneDNN computes in float32, and bfloat16 where that has instructions."""
     monkeypatch.syspath_prepend(str(ROOT / "baselines"))
@@ -199,7 +187,6 @@ BAD = [
     ({"seed": -1}, "--seed", "0 "),
     ({"seed": 2**32 + 1}, "--seed", "from 0 to 4294967295"),  # of which the CPU's generator would make 1
     ({"seed": 2**64}, "--seed", "0 "),
-    ({"critic_hidden_dim": 10**12}, "--critic-hidden-dim", "from 1 to"),
     ({"gamma": 1.1}, "--gamma", "0 to 1"),
     ({"tau": -0.1}, "--tau", "0 to 1"),
     ({"adam_beta1": 1.0}, "--adam-beta1", "0 to"),

@@ -1361,7 +1361,13 @@ def test_a_finished_run_can_be_made_longer(name, steps, data, whole_run, tmp_pat
 def test_reinflow_stopped_before_its_first_step_has_a_checkpoint(data, tmp_path, monkeypatch, capsys):
     script = load("reinflow")
     begin = script.start_run
-    monkeypatch.setattr(script, "start_run", lambda *args: script.STOP.extend((signal.SIGTERM, 0.0)) or begin(*args))
+
+    def stopped(*args):
+        begun = begin(*args)
+        script.STOP.extend((signal.SIGTERM, 0.0))
+        return begun
+
+    monkeypatch.setattr(script, "start_run", stopped)
     with pytest.raises(SystemExit):
         script.main(script.Args(**small("reinflow", dataset_path=data[CUBE], run_dir=str(tmp_path))))
     script.STOP.clear()
@@ -1393,7 +1399,6 @@ def test_an_episode_that_does_not_repeat_is_begun_anew(name, env_id, data, tmp_p
     monkeypatch.setattr(script.ReplayBuffer, "add", stop)
     with pytest.raises(SystemExit):
         script.main(script.Args(**flags))
-    script.STOP.clear()
     monkeypatch.setattr(script.ReplayBuffer, "add", add)
     (part,) = tmp_path.iterdir()
     script.main(script.read_args(["--resume", str(part)]))

@@ -214,7 +214,7 @@ class Critic(nn.Module):
             for i, layer in enumerate(layers):
                 x = relu(x) if i else x
                 x = self.norms[head][i](x) if self.norms is not None else x
-                # One output is a weighted sum: as a matrix product its gradient is slow on a CPU.
+                # The last layer is a weighted sum: as a matrix product --bf16 would round Q to eight bits.
                 last = i == len(layers) - 1
                 x = (x * layer.weight).sum(1) + layer.bias if last else layer(x).to(x.dtype)
             q.append(x)
@@ -339,7 +339,7 @@ def main(args: Args) -> str:
     if compiles:
         # Compile on zeros, before the loop: the losses are pure and leave no trace, and Ctrl-C has nothing to lose.
         began = time.perf_counter()
-        print("compiling, a minute or two at first, seconds from the cache")
+        print("compiling, a minute or two at first, seconds from the cache; --no-compile does without")
         batch = buffer.split(torch.zeros(args.batch_size, buffer.rows.shape[1], device=device))
         noise = torch.zeros(actor.noise_factors, args.batch_size, box.shape[0], device=device)
         with autocast:

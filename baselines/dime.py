@@ -427,7 +427,7 @@ def main(args: Args) -> str:
     if compiles:
         # Compile on zeros, before the loop: the losses are pure and leave no trace, and Ctrl-C has nothing to lose.
         began = time.perf_counter()
-        print("compiling, a minute or two at first, seconds from the cache")
+        print("compiling, a minute or two at first, seconds from the cache; --no-compile does without")
         batch = buffer.split(torch.zeros(args.batch_size, buffer.rows.shape[1], device=device))
         noise = torch.zeros(actor.noise_factors, args.batch_size, box.shape[0], device=device)
         alpha = log_alpha.detach().exp()

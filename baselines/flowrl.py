@@ -298,7 +298,7 @@ def main(args: Args) -> str:
     if compiles:
         # Compile on zeros, before the loop: the losses are pure and leave no trace, and Ctrl-C has nothing to lose.
         began = time.perf_counter()
-        print("compiling, a minute or two at first, seconds from the cache")
+        print("compiling, a minute or two at first, seconds from the cache; --no-compile does without")
         batch = buffer.split(torch.zeros(args.batch_size, buffer.rows.shape[1], device=device))
         batch = {name: column.contiguous() for name, column in batch.items()}  # as torch.cat leaves a true one
         noise = torch.zeros(actor.noise_factors, args.batch_size, box.shape[0], device=device)

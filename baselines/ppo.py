@@ -272,7 +272,7 @@ def main(args: Args) -> str:
     if compiles:
         # Compile on zeros, before the loop: the loss is pure and leaves no trace, and Ctrl-C has nothing to lose.
         began = time.perf_counter()
-        print("compiling, a minute or two at first, seconds from the cache")
+        print("compiling, a minute or two at first, seconds from the cache; --no-compile does without")
         shapes = {"normal_obs": (obs_dim,), "x": box.shape, "log_prob": (), "value": (), "advantage": ()}
         size = args.num_steps // args.num_minibatches
         with autocast:

@@ -361,7 +361,7 @@ def main(args: Args) -> str:
         # Compile before the loop, on a batch of its own: the loss is pure and leaves no trace, and Ctrl-C has nothing
         # to lose. The batch is drawn as all are, because another layout in memory would compile again.
         began, own = time.perf_counter(), torch.Generator(device).manual_seed(0)
-        print("compiling, a minute or two at first, seconds from the cache")
+        print("compiling, a minute or two at first, seconds from the cache; --no-compile does without")
         flow_loss_fn(flow, *draw(own)).backward()
         print(f"compiled in {time.perf_counter() - began:.0f} s")
 

@@ -430,7 +430,7 @@ def main(args: Args) -> str:
         # Compile before the loop, on a batch of its own: the losses are pure and leave no trace, and Ctrl-C has nothing
         # to lose. The batch is drawn as all are, because another layout in memory would compile again.
         began, own = time.perf_counter(), torch.Generator(device).manual_seed(0)
-        print("compiling, a minute or two at first, seconds from the cache")
+        print("compiling, a minute or two at first, seconds from the cache; --no-compile does without")
         batch = buffer.sample(args.batch_size, args.horizon_length, args.gamma, own)
         noise, t = actor.draw_noise(args.batch_size, own), torch.zeros(args.batch_size, 1, device=device)
         entropy = log_alpha.detach().exp(), args.target_entropy

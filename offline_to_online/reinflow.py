@@ -465,17 +465,16 @@ FORMAT = "ReinFlow 4"  # of a checkpoint: another one's cannot be resumed
 ROBOMIMIC = {"lift": "Lift", "can": "PickPlaceCan", "square": "NutAssemblySquare"}
 OGBENCH = re.compile(r"(cube-(?:single|double|triple|quadruple)|scene)-(play|noisy)-singletask(-task[1-5])?-v0")
 OBS_KEYS = "robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos", "object"  # in a robomimic file
-PRESETS = {  # sparse rewards, step limit
-    "cube-single": (False, 200),
-    "cube-double": (False, 500),
-    "cube-triple": (False, 1000),
-    "cube-quadruple": (False, 1000),
-    "scene": (True, 750),
-    "lift": (False, 500),
-    "can": (False, 500),
-    "square": (False, 500),
+PRESETS = {  # the papers' tables
+    "cube-single": dict(sparse=False, step_limit=200),
+    "cube-double": dict(sparse=False, step_limit=500),
+    "cube-triple": dict(sparse=False, step_limit=1000),
+    "cube-quadruple": dict(sparse=False, step_limit=1000),
+    "scene": dict(sparse=True, step_limit=750),
+    "lift": dict(sparse=False, step_limit=500),
+    "can": dict(sparse=False, step_limit=500),
+    "square": dict(sparse=False, step_limit=500),
 }
-PRESET_FLAGS = "sparse", "step_limit"
 LIMITS = {"seed": (0, 2**32 - 1)}  # of a larger one PyTorch's generator for CPUs takes the last 32 bits
 LIMITS |= {"gamma": (0, 1), "ema": (0, 1), "gae_lambda": (0, 1), "clip_coef": (0, 1)}
 LIMITS |= {"min_std": (1e-4, 2), "max_std": (1e-4, 2), "critic_hidden_dim": (2, 2**14)}
@@ -493,9 +492,9 @@ def with_presets(args: Args) -> Args:
     named = OGBENCH.fullmatch(args.env_id)
     remedy = f"choose {', '.join(ROBOMIMIC)}, or one as cube-double-play-singletask-task2-v0"
     require(named or args.env_id in ROBOMIMIC, f"--env-id {args.env_id}: unknown; {remedy}")
-    preset = dict(zip(PRESET_FLAGS, PRESETS[named[1] if named else args.env_id], strict=True))
     official = f"~/.robomimic/{args.env_id}/mh/low_dim_v15.hdf5"
-    preset["dataset_path"] = f"~/.ogbench/data/{named[1]}-{named[2]}-v0.npz" if named else official
+    official = f"~/.ogbench/data/{named[1]}-{named[2]}-v0.npz" if named else official
+    preset = PRESETS[named[1] if named else args.env_id] | {"dataset_path": official}
     return replace(args, **{name: value for name, value in preset.items() if getattr(args, name) is None})
 
 

@@ -522,17 +522,16 @@ FORMAT = "offline to online 3"  # of a checkpoint: another one's cannot be resum
 ROBOMIMIC = {"lift": "Lift", "can": "PickPlaceCan", "square": "NutAssemblySquare"}
 OGBENCH = re.compile(r"(cube-(?:single|double|triple|quadruple)|scene)-(play|noisy)-singletask(-task[1-5])?-v0")
 OBS_KEYS = "robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos", "object"  # in a robomimic file
-PRESETS = {  # beta offline, beta online, sparse rewards, step limit: the paper's tables; cube-single as cube-double
-    "cube-single": (300.0, 300.0, False, 200),
-    "cube-double": (300.0, 300.0, False, 500),
-    "cube-triple": (100.0, 100.0, False, 1000),
-    "cube-quadruple": (100.0, 100.0, False, 1000),
-    "scene": (300.0, 300.0, True, 750),
-    "lift": (10_000.0, 1000.0, False, 500),
-    "can": (10_000.0, 1000.0, False, 500),
-    "square": (10_000.0, 1000.0, False, 500),
+PRESETS = {  # the paper's tables; cube-single as cube-double
+    "cube-single": dict(beta_offline=300.0, beta_online=300.0, sparse=False, step_limit=200),
+    "cube-double": dict(beta_offline=300.0, beta_online=300.0, sparse=False, step_limit=500),
+    "cube-triple": dict(beta_offline=100.0, beta_online=100.0, sparse=False, step_limit=1000),
+    "cube-quadruple": dict(beta_offline=100.0, beta_online=100.0, sparse=False, step_limit=1000),
+    "scene": dict(beta_offline=300.0, beta_online=300.0, sparse=True, step_limit=750),
+    "lift": dict(beta_offline=10_000.0, beta_online=1000.0, sparse=False, step_limit=500),
+    "can": dict(beta_offline=10_000.0, beta_online=1000.0, sparse=False, step_limit=500),
+    "square": dict(beta_offline=10_000.0, beta_online=1000.0, sparse=False, step_limit=500),
 }
-PRESET_FLAGS = "beta_offline", "beta_online", "sparse", "step_limit"
 LIMITS = {"seed": (0, 2**32 - 1)}  # of a larger one PyTorch's generator for CPUs takes the last 32 bits
 LIMITS |= {"gamma": (0, 1), "tau": (0, 1), "sigma": (1e-4, 2), "action_bound": (0.5, 1 - 1e-6)}
 LIMITS |= {"target_entropy": (-1e6, 1e6), "critic_hidden_dim": (2, 2**14)}
@@ -552,9 +551,9 @@ def with_presets(args: Args) -> Args:
     named = OGBENCH.fullmatch(args.env_id)
     remedy = f"choose {', '.join(ROBOMIMIC)}, or one as cube-double-play-singletask-task2-v0"
     require(named or args.env_id in ROBOMIMIC, f"--env-id {args.env_id}: unknown; {remedy}")
-    preset = dict(zip(PRESET_FLAGS, PRESETS[named[1] if named else args.env_id], strict=True))
     official = f"~/.robomimic/{args.env_id}/mh/low_dim_v15.hdf5"
-    preset["dataset_path"] = f"~/.ogbench/data/{named[1]}-{named[2]}-v0.npz" if named else official
+    official = f"~/.ogbench/data/{named[1]}-{named[2]}-v0.npz" if named else official
+    preset = PRESETS[named[1] if named else args.env_id] | {"dataset_path": official}
     return replace(args, **{name: value for name, value in preset.items() if getattr(args, name) is None})
 
 

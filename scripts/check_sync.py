@@ -34,10 +34,10 @@ OWN = {
         *("Args.alpha", "Args.target_entropy", "Args.log_std_min", "Args.log_std_max", "Args.hidden_dim"),
     },
     "offline_to_online/qc_fql.py": {
-        *("Actor", "critic_loss", "actor_loss", "main", "PRESETS", "PRESET_FLAGS", "LIMITS"),
+        *("Actor", "critic_loss", "actor_loss", "main", "PRESETS", "LIMITS"),
     },
     "offline_to_online/reinflow.py": {
-        *("Actor", "flow_loss", "descend", "main", "PRESETS", "PRESET_FLAGS", "LIMITS"),
+        *("Actor", "flow_loss", "descend", "main", "PRESETS", "LIMITS"),
         *("FORMAT", "save_checkpoint", "restore"),
         *("Args.env_id", "Args.dataset_path", "Args.seed", "Args.offline_steps", "Args.horizon_length"),
         *("Args.batch_size", "Args.gamma", "Args.sampling_steps", "Args.hidden_dim", "Args.critic_hidden_dim"),
@@ -72,7 +72,7 @@ COMMON = {
     "offline_to_online": {
         *("Actor", "Critic", "critic_loss", "actor_loss", "path_statistics", "descend", "main", "FORMAT", "prepare"),
         *("frozen_view", "make_env", "ReplayBuffer", "evaluate", "load_checkpoint", "restore", "read_args"),
-        *("PRESETS", "PRESET_FLAGS"),
+        "PRESETS",
     },
     "baselines": {"frozen_view", "read_args", "descend", "actor_loss"},
 }

@@ -1576,7 +1576,7 @@ def test_shards_take_turns_and_the_last_stays(tmp_path, monkeypatch):
     """A folder of two shards, changed every 5 updates; what is trained on online is the last one loaded."""
     maker, module = load("make_dataset"), load("sac_flow_g")
     monkeypatch.setattr(maker, "LENGTH", 21)
-    folder = tmp_path / "shards"
+    folder = tmp_path / "shards [1]"  # as a pattern it would match no folder
     maker.main(maker.Args(env_id=CUBE, path=str(folder), episodes=13, episodes_per_file=10))
     assert len(list(folder.glob("*.npz"))) == 4
     with pytest.raises(SystemExit):  # finished shards of other flags are no part of it

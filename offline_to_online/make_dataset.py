@@ -206,13 +206,10 @@ def scripted_episode(env, env_id: str, rng: np.random.Generator, args: Args) -> 
         offset = position - env.sim.data.site_xpos[site]
         # The arm's friction swallows small commands: they add up.
         summed = 0.85 * summed + offset if np.linalg.norm(offset) < 0.02 else np.zeros(3)
-        action = np.concatenate(
-            [((offset + 0.4 * summed) / 0.016).clip(-speed, speed), (turn / 0.25).clip(-speed, speed), [gripper]]
-        )
-        action[:6] += (
-            action_std * min(1, np.linalg.norm(offset) / 0.02) * rng.normal(size=6)
-        )  # careful where it is close
-        action = action.clip(-1, 1)
+        action = np.concatenate([(offset + 0.4 * summed) / 0.016, turn / 0.25]).clip(-speed, speed)
+        careful = min(1, np.linalg.norm(offset) / 0.02)  # less noise where it is close
+        action += action_std * careful * rng.normal(size=6)
+        action = np.append(action, gripper).clip(-1, 1)
         state = env.sim.get_state().flatten()
         next_obs, reward, _, _ = env.step(action)
         rows.append((obs, action, state, reward, next_obs))

@@ -496,6 +496,7 @@ def main(args: Args) -> str:
     for opened in (progress, writer, lock, replay, env, *eval_envs):
         opened.close()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a notebook goes on
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if stopping:
         print(f"interrupted; go on with: {shlex.join([sys.executable, sys.argv[0], '--resume', path])}")
         raise SystemExit(128 + STOP[0])
@@ -525,8 +526,8 @@ def prepare(args: Args) -> torch.device:
     limits = {"seed": (0, 2**32 - 1)}  # of a larger one PyTorch's generator for CPUs takes the last 32 bits
     limits |= dict.fromkeys(("renorm_warmup", "eval_frequency", "checkpoint_frequency"), (0, 2**62))
     limits |= dict.fromkeys(("gamma", "tau", "policy_lr", "q_lr", "alpha_lr"), (0, 1)) | {"adam_beta1": (0, 0.999)}
-    limits |= dict.fromkeys(("log_std_min", "log_std_max"), (-20, 2))  # above 2 the drift (14) overflows
-    limits |= {"alpha": (0, 1e6), "target_entropy": (-1e6, 1e6)}
+    limits |= {"alpha": (0, 1e6), "target_entropy": (-1e6, 1e6), "log_std_min": (-20, 10), "log_std_max": (-20, 10)}
+    limits |= {name: (1, 2**14) for name in asdict(args) if name.endswith(("_dim", "_model", "_layers"))}
     for name, value in asdict(args).items():
         low, high = limits.get(name, (1, 2**62))
         fine = type(value) not in (int, float) or low <= value <= high
@@ -540,6 +541,7 @@ def prepare(args: Args) -> torch.device:
         ("device", device in devices, f"not available here; choose auto, {', '.join(devices)}"),
         ("alpha", args.alpha > 0 or not args.autotune, "choose more than 0, or --no-autotune"),
         ("log_std_min", args.log_std_min < args.log_std_max, "must be below --log-std-max"),
+        ("log_std_max", args.log_std_max <= 2 or not args.drift_correction, "--drift-correction overflows above 2"),
         ("learning_starts", args.learning_starts < args.total_timesteps, "must be below --total-timesteps"),
         ("batch_size", args.batch_size <= args.learning_starts, "the first update has fewer; raise --learning-starts"),
         ("batch_size", args.batch_size <= args.buffer_size, "more than the buffer holds; raise --buffer-size"),
@@ -794,7 +796,10 @@ def restore(run: str, checkpoint: dict, parts: dict, buffer: ReplayBuffer, gener
 
 def hold(run: str) -> io.BufferedWriter:
     """Keeps other processes from going on with the run while this file is open: two would destroy it."""
-    file = open(f"{run}/lock", "ab")  # noqa: SIM115
+    try:
+        file = open(f"{run}/lock", "ab")  # noqa: SIM115
+    except OSError as error:
+        require(False, f"--resume {run}: {error.strerror}; copy it to a folder that can be written")
     with suppress(ImportError, OSError):  # no such locks on Windows, nor on some file systems
         import fcntl
 

@@ -516,6 +516,7 @@ def main(args: Args) -> str:
     for opened in (progress, writer, lock, replay, env, *eval_envs):
         opened.close()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a notebook goes on
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if stopping:
         print(f"interrupted; go on with: {shlex.join([sys.executable, sys.argv[0], '--resume', path])}")
         raise SystemExit(128 + STOP[0])
@@ -821,7 +822,10 @@ def restore(run: str, checkpoint: dict, parts: dict, buffer: ReplayBuffer, gener
 
 def hold(run: str) -> io.BufferedWriter:
     """Keeps other processes from going on with the run while this file is open: two would destroy it."""
-    file = open(f"{run}/lock", "ab")  # noqa: SIM115
+    try:
+        file = open(f"{run}/lock", "ab")  # noqa: SIM115
+    except OSError as error:
+        require(False, f"--resume {run}: {error.strerror}; copy it to a folder that can be written")
     with suppress(ImportError, OSError):  # no such locks on Windows, nor on some file systems
         import fcntl
 

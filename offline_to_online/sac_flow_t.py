@@ -511,6 +511,7 @@ def main(args: Args) -> str:
     for opened in {progress, writer, lock, replay, env, eval_env}:  # without evaluations the last two are one
         opened.close()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a notebook goes on
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if stopping:
         print(f"interrupted; go on with: {shlex.join([sys.executable, sys.argv[0], '--resume', path])}")
         raise SystemExit(128 + STOP[0])
@@ -522,7 +523,7 @@ FORMAT = "offline to online 3"  # of a checkpoint: another one's cannot be resum
 ROBOMIMIC = {"lift": "Lift", "can": "PickPlaceCan", "square": "NutAssemblySquare"}
 OGBENCH = re.compile(r"(cube-(?:single|double|triple|quadruple)|scene)-(play|noisy)-singletask(-task[1-5])?-v0")
 OBS_KEYS = "robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos", "object"  # in a robomimic file
-PRESETS = {  # the paper's tables; cube-single as cube-double
+PRESETS = {  # the paper's tables; cube-single has cube-double's weights
     "cube-single": dict(beta_offline=300.0, beta_online=300.0, sparse=False, step_limit=200),
     "cube-double": dict(beta_offline=300.0, beta_online=300.0, sparse=False, step_limit=500),
     "cube-triple": dict(beta_offline=100.0, beta_online=100.0, sparse=False, step_limit=1000),
@@ -721,12 +722,21 @@ def find_dataset(args: Args) -> list[str]:
     files = [file for file in files if not file.endswith("-val.npz")]  # validation data: not read
     fine = files and all(os.path.exists(file) and file.endswith(end) for file in files)
     source = "OGBench's .npz" if end == ".npz" else "robomimic's multi-human low_dim_v15.hdf5"
-    new = args.dataset_path if files and path.endswith(end) else f"data/NAME{end}"
+    own = files and path.endswith(end) and path == args.dataset_path  # and not an official place
+    new = path if own else "data/" + re.sub("-singletask(-task.)?-", "-", args.env_id) + end
     make = f"python offline_to_online/make_dataset.py --env-id {args.env_id} --path {new}"
-    require(fine, f"--dataset-path {args.dataset_path}: no {end} data there; download {source}, or make some: {make}")
+    there = f"--dataset-path {args.dataset_path}: no {end} data to train on there"
+    require(fine, f"{there}; download {source}, or make some: {make}")
+    widths = set()
     for file in files if end == ".npz" else ():
-        whole = zipfile.is_zipfile(file) and "terminals.npy" in zipfile.ZipFile(file).namelist()
-        require(whole, f"--dataset-path {file}: damaged, or not in OGBench's format; download or make it again")
+        try:
+            with np.load(file) as arrays, arrays.zip.open("observations.npy") as member:
+                np.lib.format.read_magic(member)
+                widths.add(np.lib.format.read_array_header_1_0(member)[0][1:])
+                arrays["terminals"]  # its checksum
+        except Exception as error:  # whatever a damaged archive makes the reader raise
+            require(False, f"--dataset-path {file}: damaged, or not OGBench's ({error}); download or make it again")
+    require(len(widths) < 2, f"--dataset-path {args.dataset_path}: shards of different tasks; take one task's")
     return files
 
 
@@ -751,6 +761,10 @@ def load_ogbench(args: Args, file: str, env: gym.Env) -> dict[str, np.ndarray]:
     import ogbench.utils
 
     raw = ogbench.utils.load_dataset(file, add_info=True)
+    shapes = raw["observations"].shape[1:], raw["qpos"].shape[1:]
+    wanted = env.observation_space.shape, (env.unwrapped.model.nq,)
+    if shapes != wanted or not np.isfinite(raw["qpos"]).all():
+        raise ValueError(f"observations and qpos of shapes {shapes}, not {wanted}, or not finite")
     ogbench.relabel_utils.relabel_dataset(args.env_id, env, raw)
     reward = -(raw["rewards"] != 0).astype(np.float32) if args.sparse else raw["rewards"]
     data = {"obs": raw["observations"], "action": raw["actions"], "reward": reward, "mask": raw["masks"]}
@@ -763,7 +777,8 @@ def load_robomimic(args: Args, file: str, env: gym.Env) -> dict[str, np.ndarray]
 
     columns, failed = {name: [] for name in ("obs", "action", "reward", "mask", "terminal", "next_obs")}, 0
     with h5py.File(file, "r") as archive:
-        demos = sorted(archive["data"], key=lambda name: int(name.removeprefix("demo_")))
+        demos = [name for name in archive["data"] if re.fullmatch(r"demo_\d+", name)]
+        demos.sort(key=lambda name: int(name.removeprefix("demo_")))
         for demo in demos:
             group = archive[f"data/{demo}"]
             reward, done = group["rewards"][()], group["dones"][()].astype(bool)
@@ -773,6 +788,9 @@ def load_robomimic(args: Args, file: str, env: gym.Env) -> dict[str, np.ndarray]
             step["terminal"] = done | (np.arange(len(done)) == len(done) - 1)
             for side in ("obs", "next_obs"):
                 step[side] = np.concatenate([group[f"{side}/{key}"] for key in OBS_KEYS], axis=1)
+            rows = [len(values) for values in (step["action"], step["obs"], step["next_obs"])]
+            if not reward.shape == done.shape == (rows[0],) or len(set(rows)) > 1 or not rows[0]:
+                raise ValueError(f"{demo} has no steps, or arrays of different lengths")
             for name, values in step.items():
                 columns[name].append(values)
             failed += not reward.any()
@@ -786,6 +804,8 @@ def load_dataset(args: Args, file: str, env: gym.Env) -> dict[str, np.ndarray]:
     robomimic = args.env_id in ROBOMIMIC
     try:
         data = (load_robomimic if robomimic else load_ogbench)(args, file, env)
+    except MemoryError:
+        raise
     except Exception as error:  # whatever a damaged or foreign file makes the readers raise
         require(False, f"--dataset-path {file}: not readable, or of another task ({error!r}); choose another")
     bad = ", ".join(name for name, values in data.items() if not np.isfinite(values).all())
@@ -796,10 +816,7 @@ def load_dataset(args: Args, file: str, env: gym.Env) -> dict[str, np.ndarray]:
     for fine, problem in (
         (shapes == wanted, f"observations and actions of shapes {shapes}, not of {args.env_id}, which has {wanted}"),
         (not bad, f"{bad} not finite (NaN or infinite); download or make it again"),
-        (
-            lengths == {count},
-            "arrays of different lengths, or a last episode without an end; download or make it again",
-        ),
+        (lengths == {count}, "its last row ends no episode; download or make it again"),
         (count > args.horizon_length, f"{count} steps are fewer than a chunk; lower --horizon-length"),
         (not robomimic or np.isin(data["reward"], (-1, 0)).all(), "rewards besides 0 and 1; choose sparse ones"),
         (largest <= 1 + 1e-5, f"an action of {largest:.3g}, beyond 1; choose another file"),
@@ -877,7 +894,8 @@ def shard(args: Args, files: list[str], step: int) -> str:
 def open_buffer(args: Args, files: list[str], file: str, env: gym.Env, device: torch.device) -> ReplayBuffer:
     """A replay buffer of --buffer-size rows, or more to have room for the largest file, with the file's steps in it."""
     data = load_dataset(args, file, env)
-    print(f"{file}: {len(data['reward'])} steps, {(data['reward'] == 0).sum()} successes of {args.env_id}")
+    at_success = (data["reward"] == 0).sum()
+    print(f"{file}: {len(data['reward'])} steps, of which {at_success} are at a success of {args.env_id}")
     largest = max([len(data["reward"])] + [len(np.load(other)["terminals"]) for other in files if len(files) > 1])
     sizes = env.observation_space.shape[0], env.action_space.shape[0]
     buffer = ReplayBuffer(max(args.buffer_size, largest + 1), *sizes, device)
@@ -1043,7 +1061,10 @@ def restore(run: str, checkpoint: dict, parts: dict, buffer: ReplayBuffer, gener
 
 def hold(run: str) -> io.BufferedWriter:
     """Keeps other processes from going on with the run while this file is open: two would destroy it."""
-    file = open(f"{run}/lock", "ab")  # noqa: SIM115
+    try:
+        file = open(f"{run}/lock", "ab")  # noqa: SIM115
+    except OSError as error:
+        require(False, f"--resume {run}: {error.strerror}; copy it to a folder that can be written")
     with suppress(ImportError, OSError):  # no such locks on Windows, nor on some file systems
         import fcntl
 

@@ -187,6 +187,7 @@ BAD = [
     ({"seed": -1}, "--seed", "0 "),
     ({"seed": 2**32 + 1}, "--seed", "from 0 to 4294967295"),  # of which the CPU's generator would make 1
     ({"seed": 2**64}, "--seed", "0 "),
+    ({"critic_hidden_dim": 10**12}, "--critic-hidden-dim", "from 1 to"),
     ({"gamma": 1.1}, "--gamma", "0 to 1"),
     ({"tau": -0.1}, "--tau", "0 to 1"),
     ({"adam_beta1": 1.0}, "--adam-beta1", "0 to"),

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 
 import gymnasium as gym
 import numpy as np
@@ -960,6 +961,28 @@ def damaged_shard(data, folder):
     return path
 
 
+def flipped_shard(data, folder):
+    """A bit of an array that is read at the start: the archive still opens."""
+    path = shards(data, folder)
+    with zipfile.ZipFile(f"{path}/1.npz") as archive:
+        entry = archive.getinfo("terminals.npy")
+        offset = entry.header_offset + 30 + len(entry.filename) + 20 + 150
+    with open(f"{path}/1.npz", "r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ 1]))
+    return path
+
+
+def shifted(file):
+    """A step's action moves from one demonstration to the one before: together they are as long as the rest."""
+    first, second = (file[f"data/demo_{i}/actions"][()] for i in (0, 1))
+    for i, actions in enumerate((np.concatenate([first, second[:1]]), second[1:])):
+        del file[f"data/demo_{i}/actions"]
+        file[f"data/demo_{i}/actions"] = actions
+
+
 def lift_of(data, folder):
     return {"env_id": "lift", "dataset_path": data["lift"]}
 
@@ -975,7 +998,7 @@ ARRAYS = "observations", "actions", "terminals", "qpos", "qvel"
 BAD = {
     "another size of observation": (
         lambda d, f: {"env_id": "cube-double-play-singletask-task1-v0", "dataset_path": d[CUBE]},
-        "--dataset-path .*not readable, or of another task",
+        r"--dataset-path .*observations and qpos of shapes \(\(28,\), \(21,\)\), not \(\(37,\), \(28,\)\)",
     ),
     "another size of action": (
         lambda d, f: {"dataset_path": changed_npz(f, d[CUBE], actions=lambda a: a[:, :4])},
@@ -987,7 +1010,7 @@ BAD = {
     ),
     "damaged archive": (
         lambda d, f: {"dataset_path": damaged(d, f)},
-        "--dataset-path .*damaged, or not in OGBench's format",
+        "--dataset-path .*damaged, or not OGBench's",
     ),
     "a film of nothing": (
         lambda d, f: {"dataset_path": d[CUBE], "capture_video": True, "eval_frequency": 0},
@@ -996,7 +1019,7 @@ BAD = {
     "damaged later shard": (lambda d, f: {"dataset_path": damaged_shard(d, f)}, "--dataset-path .*1.npz: damaged, "),
     "later shard without terminals": (
         lambda d, f: {"dataset_path": shards(d, f, terminals=None)},
-        "--dataset-path .*1.npz: damaged, or not in OGBench's format",
+        "--dataset-path .*1.npz: damaged, or not OGBench's",
     ),
     "no rows": (
         lambda d, f: {"dataset_path": changed_npz(f, d[CUBE], **dict.fromkeys(ARRAYS, lambda a: a[:0]))},
@@ -1010,9 +1033,33 @@ BAD = {
         lambda d, f: {"dataset_path": changed_npz(f, d[CUBE], actions=lambda a: a[1:])},
         "--dataset-path .*not readable, or of another task",
     ),
+    "NaN in the state": (
+        lambda d, f: {"dataset_path": changed_npz(f, d[CUBE], qpos=with_nan)},
+        "--dataset-path .*qpos of shapes .*not finite",
+    ),
+    "another task's state": (
+        lambda d, f: {"dataset_path": changed_npz(f, d[CUBE], qpos=lambda q: np.tile(q, 2))},
+        r"--dataset-path .*\(\(28,\), \(42,\)\), not \(\(28,\), \(21,\)\)",
+    ),
+    "a later shard of another task": (
+        lambda d, f: {"dataset_path": shards(d, f, observations=lambda o: o[:, 1:])},
+        "--dataset-path .*: shards of different tasks",
+    ),
+    "a flipped byte in a later shard": (
+        lambda d, f: {"dataset_path": flipped_shard(d, f)},
+        "--dataset-path .*1.npz: damaged, .*Bad CRC-32",
+    ),
+    "demonstrations whose lengths add up": (
+        lambda d, f: lift_of(d, f) | {"dataset_path": changed_hdf5(f, d["lift"], shifted)},
+        "--dataset-path .*demo_0 has no steps, or arrays of different lengths",
+    ),
+    "an empty demonstration": (
+        lambda d, f: {"env_id": "lift", "dataset_path": robomimic_file(f / "l.hdf5", d["lift"], [9, 0])},
+        "--dataset-path .*demo_1 has no steps",
+    ),
     "open end": (
         lambda d, f: {"dataset_path": changed_npz(f, d[CUBE], terminals=lambda t: t & False)},
-        "--dataset-path .*a last episode without an end",
+        "--dataset-path .*ends no episode",
     ),
     "NaN": (
         lambda d, f: {"dataset_path": changed_npz(f, d[CUBE], observations=with_nan)},
@@ -1057,7 +1104,7 @@ BAD = {
     ),
     "a demonstration of another robot": (
         lambda d, f: lift_of(d, f) | {"dataset_path": changed_hdf5(f, d["lift"], narrow)},
-        "--dataset-path .*not readable, or of another task",
+        "--dataset-path .*ValueError.*array dimensions",
     ),
     "missing observations": (
         lambda d, f: lift_of(d, f) | {"dataset_path": changed_hdf5(f, d["lift"], drop_obs)},
@@ -1066,15 +1113,15 @@ BAD = {
     "no such file": (lambda d, f: {"dataset_path": "nowhere.npz"}, "--dataset-path nowhere.npz: .*make_dataset.py"),
     "validation data": (
         lambda d, f: {"dataset_path": d[CUBE].replace(".npz", "-val.npz")},
-        r"--dataset-path \S+-val.npz: no .npz data there; .* --path data/NAME.npz$",
+        r"--dataset-path \S+-val.npz: no .npz data to train on there; .* --path data/cube-single-play-v0.npz$",
     ),
     "no path": (
         lambda d, f: {"env_id": "lift"},
-        r"--dataset-path ~/\.robomimic/lift/mh/low_dim_v15.hdf5: .*make_dataset.py --env-id lift",
+        r"--dataset-path ~/\.robomimic/lift/mh/low_dim_v15.hdf5: .* --env-id lift --path data/lift.hdf5$",
     ),
     "no demonstrations": (
         lambda d, f: lift_of(d, f) | {"dataset_path": changed_hdf5(f, d["lift"], no_demos)},
-        "--dataset-path .*not readable, or of another task",
+        "--dataset-path .*need at least one array to concatenate",
     ),
     "a file that is no hdf5": (
         lambda d, f: lift_of(d, f) | {"dataset_path": str(shutil.copy(d[CUBE], f / "l.hdf5"))},
@@ -1148,7 +1195,7 @@ def test_the_proposed_command_makes_what_is_missing(script, capsys, monkeypatch)
 def test_missing_packages_are_named(name, env_id, tmp_path, capsys, monkeypatch, request):
     module = load("sac_flow_g")
     paths = {CUBE: str(tmp_path / "x.npz"), "lift": str(tmp_path / "x.hdf5")}
-    np.savez(paths[CUBE], terminals=np.ones(1))
+    np.savez(paths[CUBE], observations=np.ones((1, 28)), terminals=np.ones(1))
     open(paths["lift"], "w").close()
     if name == "robosuite":
         paths = request.getfixturevalue("data")
@@ -1175,7 +1222,9 @@ def test_a_line_counts_the_successes_of_the_data(env_id, data, tmp_path, capsys)
     flags = small(env_id=env_id, dataset_path=path, run_dir=str(tmp_path), offline_steps=2, total_timesteps=0)
     flags["eval_frequency"] = 0
     module.main(module.Args(**flags))
-    assert re.search(rf"^{re.escape(path)}: \d+ steps, 0 successes of {env_id}$", capsys.readouterr().out, re.M)
+    assert re.search(
+        rf"^{re.escape(path)}: \d+ steps, of which 0 are at a success of {env_id}$", capsys.readouterr().out, re.M
+    )
 
 
 # Runs.

@@ -361,6 +361,16 @@ def test_depth_of_the_candidate_in_the_decisions_log():
         for kind, (tag, last) in kinds.items():
             cells = [cell(env, layers, tag, last) for layers in (0, 1)]
             assert f"\n| {env}, {kind} | {' | '.join(cells)} |\n" in log, (env, kind, cells)
+    # Later seeds, on which nothing was chosen: one is no better than those of one layer.
+    shallow = [cell("HalfCheetah-v4", 0, *kind).split(", ") for kind in kinds.values()]
+    rows = read("fresh_seeds.csv")
+    assert {row["script"] for row in rows} == {"sac_flow_g"}
+    for (kind, (tag, last)), older in zip(kinds.items(), shallow, strict=True):
+        four, five = cell("HalfCheetah-v4", 1, tag, last).split(", ")
+        assert f"\n| {kind} | {four} | {five} |\n" in log, kind
+        assert int(five) < (min if last else max)(map(int, older)), kind
+    (policy,) = read("policies.csv", env="HalfCheetah-v4")
+    assert f"{float(policy['mean']):.0f} \u00b1 {float(policy['std']):.0f}." in log
 
 
 def test_target_networks_with_one_layer_in_the_decisions_log(drawn, monkeypatch):

@@ -426,7 +426,6 @@ def main(args: Args) -> str:
         act_fn(torch.zeros(1, obs_dim, device=device), torch.zeros(actor.noise_factors, 1, box.shape[0], device=device))
         print(f"compiled in {time.perf_counter() - began:.0f} s")
 
-    # What a checkpoint holds of networks and optimizers.
     parts = {"actor": actor, "critic": critic, "temperature": temperature, "actor_optimizer": actor_optimizer}
     parts |= {"critic_optimizer": critic_optimizer, "alpha_optimizer": alpha_optimizer}
     parts |= {} if target_critic is None else {"target_critic": target_critic}

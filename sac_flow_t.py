@@ -503,7 +503,7 @@ def main(args: Args) -> str:
         progress.update()
     for opened in (progress, writer, lock, replay, env, *eval_envs):
         opened.close()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a notebook goes on
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the process may be a notebook's, and go on
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if stopping:
         print(f"interrupted; go on with: {shlex.join([sys.executable, sys.argv[0], '--resume', path])}")

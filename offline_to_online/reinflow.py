@@ -454,7 +454,7 @@ def main(args: Args) -> str:
         clock += time.perf_counter() - paused  # steps/s is of training alone
     for opened in {progress, writer, lock, *envs, eval_env}:  # without evaluations the last is one of those
         opened.close()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a notebook goes on
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the process may be a notebook's, and go on
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if STOP and (step < last_step or not evaluated):
         print(f"interrupted; go on with: {shlex.join([sys.executable, sys.argv[0], '--resume', path])}")
@@ -649,7 +649,7 @@ def find_dataset(args: Args) -> list[str]:
     files = [file for file in files if not file.endswith("-val.npz")]  # validation data: not read
     fine = files and all(os.path.exists(file) and file.endswith(end) for file in files)
     source = "OGBench's .npz" if end == ".npz" else "robomimic's multi-human low_dim_v15.hdf5"
-    own = files and path.endswith(end) and path == args.dataset_path  # and not an official place
+    own = files and path.endswith(end) and path == args.dataset_path  # else made data would pass for official ones
     new = path if own else "data/" + re.sub("-singletask(-task.)?-", "-", args.env_id) + end
     make = f"python offline_to_online/make_dataset.py --env-id {args.env_id} --path {new}"
     there = f"--dataset-path {args.dataset_path}: no {end} data to train on there"
@@ -657,10 +657,11 @@ def find_dataset(args: Args) -> list[str]:
     widths = set()
     for file in files if end == ".npz" else ():
         try:
+            # Of the observations the header alone: a hundred shards would take minutes.
             with np.load(file) as arrays, arrays.zip.open("observations.npy") as member:
                 np.lib.format.read_magic(member)
                 widths.add(np.lib.format.read_array_header_1_0(member)[0][1:])
-                arrays["terminals"]  # its checksum
+                arrays["terminals"]  # whole, with its checksum
         except Exception as error:  # whatever a damaged archive makes the reader raise
             require(False, f"--dataset-path {file}: damaged, or not OGBench's ({error}); download or make it again")
     require(len(widths) < 2, f"--dataset-path {args.dataset_path}: shards of different tasks; take one task's")
@@ -715,8 +716,8 @@ def load_robomimic(args: Args, file: str, env: gym.Env) -> dict[str, np.ndarray]
             step["terminal"] = done | (np.arange(len(done)) == len(done) - 1)
             for side in ("obs", "next_obs"):
                 step[side] = np.concatenate([group[f"{side}/{key}"] for key in OBS_KEYS], axis=1)
-            rows = [len(values) for values in (step["action"], step["obs"], step["next_obs"])]
-            if not reward.shape == done.shape == (rows[0],) or len(set(rows)) > 1 or not rows[0]:
+            lengths = {len(values) for values in step.values()}  # which may differ here and add up over the file
+            if reward.ndim > 1 or done.ndim > 1 or len(lengths) > 1 or 0 in lengths:
                 raise ValueError(f"{demo} has no steps, or arrays of different lengths")
             for name, values in step.items():
                 columns[name].append(values)
@@ -731,7 +732,7 @@ def load_dataset(args: Args, file: str, env: gym.Env) -> dict[str, np.ndarray]:
     robomimic = args.env_id in ROBOMIMIC
     try:
         data = (load_robomimic if robomimic else load_ogbench)(args, file, env)
-    except MemoryError:
+    except MemoryError:  # no fault of the file
         raise
     except Exception as error:  # whatever a damaged or foreign file makes the readers raise
         require(False, f"--dataset-path {file}: not readable, or of another task ({error!r}); choose another")

@@ -1,6 +1,7 @@
 """What results/ and the texts show comes from the committed CSV files: figures to the byte, tables to the digit."""
 
 import csv
+import itertools
 import re
 import shutil
 import subprocess
@@ -344,10 +345,10 @@ def test_depth_of_the_candidate_in_the_decisions_log():
         rows = [row for row in csv.DictReader(file) if row["script"] in names and row["sampling_steps"] == "4"]
     log = (ROOT / "results" / "DECISIONS.md").read_text()
 
-    def cell(env, layers, tag, last):
+    def cell(env, script, tag, last):
         values = {}
         for row in sorted(rows, key=lambda row: int(row["step"])):
-            if (row["env"], row["script"]) == (env, names[layers]):
+            if (row["env"], row["script"]) == (env, script):
                 values.setdefault(row["seed"], []).append(float(row[tag]))
         assert all(len(series) == 10 for series in values.values())
         return ", ".join(f"{series[-1] if last else sum(series) / 10:.0f}" for _, series in sorted(values.items()))
@@ -359,18 +360,37 @@ def test_depth_of_the_candidate_in_the_decisions_log():
     }
     for env in ("HalfCheetah-v4", "Hopper-v4", "Walker2d-v4"):
         for kind, (tag, last) in kinds.items():
-            cells = [cell(env, layers, tag, last) for layers in (0, 1)]
+            cells = [cell(env, name, tag, last) for name in names]
             assert f"\n| {env}, {kind} | {' | '.join(cells)} |\n" in log, (env, kind, cells)
     # Later seeds, on which nothing was chosen: one is no better than those of one layer.
-    shallow = [cell("HalfCheetah-v4", 0, *kind).split(", ") for kind in kinds.values()]
+    shallow = [cell("HalfCheetah-v4", names[0], *kind).split(", ") for kind in kinds.values()]
     rows = read("fresh_seeds.csv")
-    assert {row["script"] for row in rows} == {"sac_flow_g"}
+    assert {(row["script"], row["seed"]) for row in rows} == set(
+        itertools.product(("sac_flow_g", "sac_gaussian"), "45")
+    )
     for (kind, (tag, last)), older in zip(kinds.items(), shallow, strict=True):
-        four, five = cell("HalfCheetah-v4", 1, tag, last).split(", ")
-        assert f"\n| {kind} | {four} | {five} |\n" in log, kind
-        assert int(five) < (min if last else max)(map(int, older)), kind
-    (policy,) = read("policies.csv", env="HalfCheetah-v4")
-    assert f"{float(policy['mean']):.0f} \u00b1 {float(policy['std']):.0f}." in log
+        flow, gaussian = (cell("HalfCheetah-v4", name, tag, last) for name in ("sac_flow_g", "sac_gaussian"))
+        assert f"\n| {kind} | {flow} | {gaussian} |\n" in log, kind
+        flow, gaussian = ([int(value) for value in values.split(", ")] for values in (flow, gaussian))
+        assert flow[1] < (min if last else max)(map(int, older)), kind
+        assert all(one < other for one, other in zip(flow, gaussian, strict=True)), kind
+    for policy in read("policies.csv", env="HalfCheetah-v4"):
+        assert f" {float(policy['mean']):.0f} \u00b1 {float(policy['std']):.0f}" in log
+
+
+def test_five_seeds_on_half_cheetah(monkeypatch):
+    pd = pytest.importorskip("pandas", reason="figures need scripts/requirements.txt")
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    import plot
+
+    tables = [pd.read_csv(ROOT / "results" / name) for name in ("small.csv", "fresh_seeds.csv")]
+    ends = pd.concat(tables).query("env == 'HalfCheetah-v4' and step == 100000 and total_timesteps == 100000")
+    flow, gaussian = (ends[ends.script == name].eval_return.dropna() for name in ("sac_flow_g", "sac_gaussian"))
+    assert len(flow) == len(gaussian) == 5
+    difference = plot.combination([flow.to_numpy(), gaussian.to_numpy()], [1, -1]).text("+.0f")
+    log = " ".join((ROOT / "results" / "DECISIONS.md").read_text().split())
+    shown = f"its mean at the end is {gaussian.mean():.0f} and Flow-G's {flow.mean():.0f}, {difference}"
+    assert f"Over all five {shown}." in log
 
 
 def test_target_networks_with_one_layer_in_the_decisions_log(drawn, monkeypatch):

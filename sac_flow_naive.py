@@ -61,6 +61,7 @@ class Args:
     q_lr: float = 1e-3  # Adam step size of the critics
     alpha_lr: float = 1e-3  # Adam step size of log alpha
     adam_beta1: float = 0.5  # Adam's first-moment decay in all three optimizers (CrossQ: 0.5, elsewhere 0.9)
+    updates_per_step: int = 1  # critic updates per environment step
     policy_frequency: int = 3  # critic updates per actor and temperature update
     crossq: bool = True  # BatchRenorm critics without target networks, or plain critics with target networks
     renorm_warmup: int = 100_000  # a network's updates before BatchRenorm corrects by running statistics; small: never
@@ -469,16 +470,16 @@ def main(args: Args) -> str:
         if ended or obs is None:
             episode, episode_start, episode_return = episode + 1, step, 0.0
             obs, _ = env.reset(seed=episode_seed(args.seed, episode))
-        if step < args.learning_starts:
-            action = into_box(box.sample(), box)
-        else:
-            action = act(obs)
-            metrics |= update((step + 1 - args.learning_starts) % args.policy_frequency == 0)
+        learning = step >= args.learning_starts
+        action = act(obs) if learning else into_box(box.sample(), box)
+        for i in range(args.updates_per_step if learning else 0):
+            number = (step - args.learning_starts) * args.updates_per_step + i + 1
+            metrics |= update(number % args.policy_frequency == 0)
         next_obs, reward, terminated, truncated, _ = env.step(action.copy())  # a task may change it
         transition = {"obs": obs, "action": action, "reward": reward, "next_obs": next_obs, "terminated": terminated}
         replay.write(buffer.add(**transition))
         obs, episode_return, ended = next_obs, episode_return + float(reward), terminated or truncated
-        progress.set_description("training" if step >= args.learning_starts else "random actions", refresh=False)
+        progress.set_description("training" if learning else "random actions", refresh=False)
         progress.update()
     for opened in (progress, writer, lock, replay, env, *eval_envs):
         opened.close()

@@ -10,7 +10,6 @@
     sac_flow_naive_gaussian      the same from A_0 = 0: with --sampling-steps 1 the tanh-Gaussian of sac_gaussian.py
     sac_{gaussian,flow_g,flow_t,flow_naive}_renorm   BatchRenorm's corrections on the actor's observation from the first
                                  update on, not after 100 000: the actor is trained on about what it acts with
-    sac_{gaussian,flow_t}_two_updates   two critic updates per environment step, as DIME's, every third an actor's
     {sac_flow_g,sac_flow_t,sac_flow_naive,qc_fql}_no_experience   of offline_to_online: updates draw from the dataset
                                  alone, online as well, so that the difference from the script is what experience is
                                  worth; plot.py online shows it of runs with --exp-name o2o_SCRIPT-no_experience
@@ -48,13 +47,6 @@ POST_NORM = [
     ("self.norm, self.head = nn.LayerNorm(d, eps=1e-6), ", "self.norm, self.head = nn.Identity(), "),
 ]
 RENORM = [("BatchRenorm(obs_dim, args.renorm_warmup) if", "BatchRenorm(obs_dim, 0) if")]
-TWO_UPDATES = [
-    (
-        "            metrics |= update((step + 1 - args.learning_starts) % args.policy_frequency == 0)\n",
-        "            for i in (1, 2):\n"
-        "                metrics |= update((2 * (step - args.learning_starts) + i) % args.policy_frequency == 0)\n",
-    )
-]
 NO_EXPERIENCE = [
     (
         "        self.fingerprint = [",
@@ -75,8 +67,6 @@ FORKS = {
 }
 for policy in ("gaussian", "flow_g", "flow_t", "flow_naive"):
     FORKS[f"sac_{policy}_renorm"] = f"sac_{policy}.py", RENORM
-for policy in ("gaussian", "flow_t"):
-    FORKS[f"sac_{policy}_two_updates"] = f"sac_{policy}.py", TWO_UPDATES
 for name in ("sac_flow_g", "sac_flow_t", "sac_flow_naive", "qc_fql"):
     FORKS[f"{name}_no_experience"] = f"offline_to_online/{name}.py", NO_EXPERIENCE
 

@@ -434,11 +434,11 @@ def hook_signal(phase: str, number, call: int = 1, pause=0.0, pipe=False):
     [(name, {}) for name in SCRIPTS]
     + [
         ("sac_flow_g", {"crossq": False, "buffer_size": 50}),
-        ("sac_flow_g", {"env_id": "InPlace-v0"}),
+        ("sac_flow_g", {"env_id": "InPlace-v0", "updates_per_step": 2}),
         ("sac_flow_g", {"env_id": "HalfCheetah-v4", "buffer_size": 50}),
     ],
     ids=[
-        *(*SCRIPTS, "target-critic-and-wrapped-buffer", "delay-line-that-changes-the-action"),
+        *(*SCRIPTS, "target-critic-and-wrapped-buffer", "delay-line-that-changes-the-action-and-two-updates-per-step"),
         "episode-longer-than-the-buffer",
     ],
 )

@@ -301,6 +301,16 @@ def test_renorm_warmup_is_of_every_network(script, tmp_path):
     assert actor.norm.warmup == 3 and script.SIZES["small"]["renorm_warmup"] > script.Args().total_timesteps
 
 
+def test_updates_per_step(script, tmp_path):
+    """Two updates at each of twelve steps; of the actor and the temperature every third."""
+    settings = {"total_timesteps": 22, "learning_starts": 10, "batch_size": 4, "run_dir": str(tmp_path)}
+    path = script.main(script.Args(**small(**settings, updates_per_step=2)))
+    checkpoint = torch.load(f"{path}/checkpoint.pt", weights_only=True)
+    parts = {name: checkpoint[f"{name}_optimizer"]["state"].values() for name in ("critic", "actor", "alpha")}
+    taken = {name: {int(state["step"]) for state in states} for name, states in parts.items()}
+    assert taken == {"critic": {24}, "actor": {8}, "alpha": {8}}
+
+
 def test_evaluation_is_seeded_and_leaves_no_trace(script):
     envs = [script.make_env(script.Args(env_id="Hopper-v4")) for _ in range(2)]
     actor = make_actor(script, obs_dim=11, box=envs[0].action_space).float().train()

@@ -58,6 +58,8 @@ def test_tables_of_the_pages_are_what_the_commands_print(drawn):
     names = "Every difference", "Returns in other units", "Several equal goals", "What the gradient norms show"
     names += ("Offline to online: differences within seeds",)
     chosen = [section for section in sections if section.startswith(names)]
+    # Two tables of the section on gradients have a test of their own.
+    chosen = [re.sub(r"^\| (sigma|Humanoid-v4 \| naive) \|.*?\n\n", "", part, flags=re.M | re.S) for part in chosen]
     assert len(chosen) == len(names)
     for text in (page, searched, *chosen):
         rows = re.findall(r"^\|.*\|$", text, re.MULTILINE)
@@ -247,9 +249,26 @@ def test_single_runs_in_the_decisions_log():
     assert min(first["sac_flow_naive"] + first["sac_flow_t"]) == 50000
     assert "none of its three seeds is above 2000 before 90 000" in log
     assert first["sac_flow_g-candidate_1"][0] == 90000 and len(first["sac_flow_g-candidate_1"]) == 3
-    runs = curve("naive_K1_zero", "Hopper-v4", name="last_step.csv"), hopper["sac_gaussian"]
-    naive, gaussian = ("{:.0f}, {:.0f} and {:.0f}".format(*(run[40000] for run in group.values())) for group in runs)
-    assert f"its seeds are at {naive} at 40 000 steps, where the Gaussian's are at {gaussian}:" in log
+    naive = curve("naive_K1_zero", "Hopper-v4", "train_return", "last_step.csv")
+    trained = {"naive, K = 1, A_0 = 0": naive} | {
+        name: curve(script, "Hopper-v4", "train_return")
+        for name, script in (SCRIPTS | {"Flow-G, one layer": "sac_flow_g-candidate_1"}).items()
+    }
+    trained = {name: [run[40000] for run in runs.values()] for name, runs in trained.items()}
+    for name, values in trained.items():
+        row = f"| {name.removesuffix(' flow').replace('Naive', 'naive')} | {', '.join(f'{v:.0f}' for v in values)} |"
+        assert row in log, row
+    one, other, _ = (trained.pop(name) for name in ("naive, K = 1, A_0 = 0", "Gaussian", "Flow-G"))
+    assert max(one) < min(other), "one method in two programs, three seeds each"
+    assert sorted(one + other)[1] > max(itertools.chain(*trained.values())), "but for the lowest"
+    begun = {
+        "Gaussian, from .01": [run[40000] for run in curve("gaussian_a.01", "Hopper-v4", name="alpha.csv").values()]
+    }
+    names = {"Gaussian, from .2": "sac_gaussian", "Flow-G, one layer": "sac_flow_g-candidate_1", "Flow-G": "sac_flow_g"}
+    names |= {"naive": "sac_flow_naive", "Flow-T": "sac_flow_t"}
+    begun |= {name: [run[40000] for run in hopper[script].values()] for name, script in names.items()}
+    for name, values in begun.items():
+        assert f"| {name} | {', '.join(f'{value:.0f}' for value in values)} |" in log, name
     values, training = (curve("sac_gaussian", "Walker2d-v4", tag) for tag in ("eval_return", "train_return"))
     seed = min(values, key=lambda seed: values[seed][100000])
     shown = f"ends at {values[seed][100000]:.0f} on Walker2d-v4, one evaluation after {values[seed][90000]:.0f}"
@@ -278,6 +297,22 @@ def test_single_runs_in_the_decisions_log():
     assert "by {:.0f} to {:.0f} at 10 000 steps and by {:.0f} to {:.0f} at the end".format(*early, *late) in log
 
 
+def test_run_by_run_in_the_readme_of_the_baselines():
+    page = (ROOT / "baselines" / "README.md").read_text()
+    names = {"SAC": "sac", "DIME": "dime", "FlowRL": "flowrl", "QSM": "qsm", "Gaussian": "sac_gaussian"}
+    for name, script in names.items():
+        cells = []
+        for env in ("HalfCheetah-v4", "Hopper-v4", "Walker2d-v4"):
+            rows = sorted(read("small.csv", script=script, env=env, step="100000"), key=lambda row: row["seed"])
+            cells.append(", ".join(f"{float(row['eval_return']):.0f}" for row in rows))
+        assert f"\n| {name} | {' | '.join(cells)} |\n" in page, cells
+    middle = {
+        script: np.mean([run[60000] for run in curve(script, "HalfCheetah-v4").values()])
+        for script in ("sac", "sac_gaussian")
+    }
+    assert f"{middle['sac']:.0f} against {middle['sac_gaussian']:.0f} in the mean" in page
+
+
 def test_start_at_full_size_in_the_decisions_log():
     log = " ".join((ROOT / "results" / "DECISIONS.md").read_text().split())
     rows = read("full_start.csv")
@@ -286,12 +321,10 @@ def test_start_at_full_size_in_the_decisions_log():
         mine = [row for row in rows if row["env"] == env and row["script"] == script]
         return [float(row["eval_return"]) for row in sorted(mine, key=lambda row: int(row["step"]))]
 
-    before, after = zip(*(pair("Humanoid-v4", script) for script in SCRIPTS.values()), strict=True)
-    numbers = (min(before), max(before), min(after), max(after))
-    assert "they are {:.0f} to {:.0f} before and {:.0f} to {:.0f} after".format(*numbers) in log
     for name, script in SCRIPTS.items():
-        first, last = (f"{value / 1000:.0f} 000" for value in pair("HumanoidStandup-v4", script))
-        assert f"{first} to {last} ({name.removesuffix(' flow')})" in log, (name, first, last)
+        walk, stand = pair("Humanoid-v4", script), pair("HumanoidStandup-v4", script)
+        cells = ", ".join(f"{value:.0f}" for value in walk), ", ".join(f"{value / 1000:.0f} 000" for value in stand)
+        assert f"| {name.removesuffix(' flow').replace('N', 'n')} | {' | '.join(cells)} |" in log, cells
 
 
 def test_sampling_steps_in_the_decisions_log():
@@ -324,6 +357,30 @@ def test_gradient_norms_at_other_k_in_the_decisions_log():
             shown = [norms[i] for i in (0, 1, k // 2, k - 1, k)] + [max(norms) - min(norms)]
             cells = " | ".join(f"{value:.2g}".removeprefix("0") for value in shown)
             assert f"\n| {name}, K = {k} | {cells} |\n" in log, (name, k, cells)
+
+
+def test_sigma_and_ten_steps_in_the_decisions_log():
+    log = (ROOT / "results" / "DECISIONS.md").read_text()
+    names = {"naive": "sac_flow_naive", "Flow-T": "sac_flow_t", "Flow-G": "sac_flow_g"}
+    for name, script in names.items():
+        ends = read("small.csv", script=script, env="HalfCheetah-v4", step="100000", sampling_steps="4")
+        sigma = [np.mean([float(row[f"policy/std_step_{k}"] or row["policy/std"]) for row in ends]) for k in range(4)]
+        cells = " | ".join(f"{value:.2g}".removeprefix("0") for value in sigma)
+        assert len(ends) == 3 and f"\n| {name} | {cells} |\n" in log, cells
+    naive = read("small.csv", script="sac_flow_naive", env="HalfCheetah-v4", step="60000", sampling_steps="10")
+    naive.sort(key=lambda row: row["seed"])
+    cells = " | ".join(f"{float(row['policy/std']):.1f}" for row in naive)
+    assert f"\n| mean sigma | {cells} |\n" in log, cells
+    cells = " | ".join(f"{-float(row['policy/log_prob']):.0f}" for row in naive)
+    assert f"\n| path entropy beyond its target, nats | {cells} |\n" in log, cells
+    titles = "K = 4: training return at 60 000 steps", "K = 10"
+    for title, k in zip(titles, (4, 10), strict=True):
+        cells = []
+        for script in ("sac_flow_naive", "sac_flow_g", "sac_flow_t"):
+            rows = read("humanoid.csv", script=script, step="60000")
+            returns = [float(row["train_return"]) for row in rows if float(row["sampling_steps"]) == k]
+            cells.append(f"{np.mean(returns):.0f}")
+        assert f"\n| {title} | {' | '.join(cells)} |\n" in log, cells
 
 
 def test_entropy_of_the_last_step_in_the_decisions_log():
@@ -437,25 +494,43 @@ def test_one_change_at_a_time_in_the_decisions_log():
         series = [[float(row[tag]) for row in mine if row["seed"] == seed] for seed in "123"]
         return [f"{sum(one) / len(one):.0f}" for one in series]
 
-    for script, env in (
-        ("sac_flow_t-drift", "HalfCheetah-v4"),
-        ("sac_flow_t-entropy_-d", "HalfCheetah-v4"),
-        ("sac_flow_t-no_log_std", "HalfCheetah-v4"),
-        ("sac_flow_t-alpha_0.2", "HalfCheetah-v4"),
-        ("sac_flow_t-post_norm", "HalfCheetah-v4"),
-        ("sac_flow_g-bounded_candidate", "HalfCheetah-v4"),
-        ("sac_flow_t-no_normalize_obs", "HalfCheetah-v4"),
-        ("sac_gaussian-no_normalize_obs", "HalfCheetah-v4"),
-        ("sac_gaussian-no_normalize_obs", "Hopper-v4"),
-        ("sac_gaussian-renorm", "HalfCheetah-v4"),
-        ("sac_gaussian-renorm", "Hopper-v4"),
+    for title, script, env in (
+        ("Flow-T, drift (14): `--drift-correction`", "sac_flow_t-drift", "HalfCheetah-v4"),
+        ("Flow-T, `--target-entropy -6`", "sac_flow_t-entropy_-d", "HalfCheetah-v4"),
+        (
+            "Flow-T, density without -log(sigma sqrt(dt)): fork `sac_flow_t_no_log_std`",
+            "sac_flow_t-no_log_std",
+            "HalfCheetah-v4",
+        ),
+        ("Flow-T, post-norm: fork `sac_flow_t_post_norm`", "sac_flow_t-post_norm", "HalfCheetah-v4"),
+        ("Flow-G, `--bounded-candidate`", "sac_flow_g-bounded_candidate", "HalfCheetah-v4"),
+        ("Flow-T, `--no-normalize-obs`", "sac_flow_t-no_normalize_obs", "HalfCheetah-v4"),
+        ("Gaussian, `--no-normalize-obs`", "sac_gaussian-no_normalize_obs", "HalfCheetah-v4"),
+        ("Gaussian, `--no-normalize-obs`", "sac_gaussian-no_normalize_obs", "Hopper-v4"),
+        (
+            "Gaussian, correction from the first call: fork `sac_gaussian_renorm`",
+            "sac_gaussian-renorm",
+            "HalfCheetah-v4",
+        ),
+        ("Gaussian, correction from the first call: fork `sac_gaussian_renorm`", "sac_gaussian-renorm", "Hopper-v4"),
     ):
-        for name in (script, script.partition("-")[0]):
-            one, two, three = values(name, env, "eval_return", "60000")
-            assert f" {one}, {two} and {three}" in log, (name, env)
-    for script in ("sac_flow_t-starts_50k", "sac_flow_t"):
-        one, two, three = values(script, "HalfCheetah-v4", "eval_return", "100000")
-        assert f" {one}, {two} and {three}" in log, script
+        cells = [", ".join(values(name, env, "eval_return", "60000")) for name in (script, script.partition("-")[0])]
+        assert f"| {title} | {env} | {' | '.join(cells)} |" in log, cells
+    for step, title in (("10000", "evaluation at 10 000 steps"), ("60000", "evaluation at 60 000 steps")):
+        cells = [
+            ", ".join(values(name, "HalfCheetah-v4", "eval_return", step))
+            for name in ("sac_flow_t", "sac_flow_t-alpha_0.2")
+        ]
+        assert f"| {title} | {' | '.join(cells)} |" in log, cells
+    cells = [", ".join(values("sac_flow_t", "HalfCheetah-v4", "eval_return", step)) for step in ("60000", "100000")]
+    assert f"| 5 000 random steps | {' | '.join(cells)} |" in log
+    late = ", ".join(values("sac_flow_t-starts_50k", "HalfCheetah-v4", "eval_return", "100000"))
+    assert f"| 50 000: `--learning-starts 50000` | – | {late} |" in log
+    for title, script in (
+        ("Gaussian, `--target-entropy -8.5`", "sac_gaussian-entropy_-8.5"),
+        ("Gaussian", "sac_gaussian"),
+    ):
+        assert f"| {title} | {', '.join(values(script, 'HalfCheetah-v4', 'eval_return', '60000'))} |" in log
     for kind, tag, step in (
         ("training return at 40 000 steps", "train_return", "40000"),
         ("mean of the six evaluations", "eval_return", None),

@@ -579,6 +579,92 @@ def test_proximity_and_flow_matching_leave_out_invalid_steps(flow):
     assert distance.item() == pytest.approx(((action - batch["action"]) ** 2 * steps).mean().item(), rel=1e-5)
 
 
+def make_networks(module):
+    """Actor, critic and what the actor's `act` takes beside 12 observations."""
+    own = {"policy_hidden_dim": 16} if module is load("qc_fql") else {}
+    actor, critic = module.Actor(4, 6, module.Args(**own)), module.Critic(4, 6, 16)
+    return actor, critic, actor.draw_noise(12, torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", (*FLOW_SCRIPTS, "qc_fql"))
+def test_networks_see_normalised_observations(name):
+    """Fitted to the data, each network maps s as the unfitted one maps the normalised s; so does each loss."""
+    module, batch = load(name), make_batch()
+    actor, critic, noise = make_networks(module)
+    x_0, t = torch.randn(12, 6), torch.rand(12, 1)
+
+    def outputs(batch):
+        got = [actor.act(batch["obs"], noise), critic(batch["obs"], batch["action"])]
+        if name == "qc_fql":
+            losses = module.actor_loss(actor, module.frozen_view(actor), critic, batch, x_0, t, noise, 3.0)
+            return [*got, actor.imitate(batch["obs"], noise), *losses]
+        return [*got, module.flow_loss(actor, batch, x_0, t), module.actor_loss(actor, critic, batch, noise, 0.1, 7)[0]]
+
+    shown = 5 + 3 * batch["obs"]
+    mean, std = shown.mean(0), shown.std(0)
+    expected = outputs(batch | {"obs": (shown - mean) / std})
+    for part in (actor, critic):
+        part.norm.fit(shown)
+    for got, wanted in zip(outputs(batch | {"obs": shown}), expected, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_layers_of_the_critic_are_normalised_behind_their_activation(flow):
+    critic = flow.Critic(3, 2, 8)
+    obs, action = torch.randn(5, 3), torch.randn(5, 2)
+    for head, q in zip(critic.heads, critic(obs, action), strict=True):
+        x, linear = torch.cat([obs, action], dim=1), [layer for layer in head if isinstance(layer, torch.nn.Linear)]
+        for layer in linear[:-1]:  # scale and shift of the normalisation start at 1 and 0
+            x = torch.nn.functional.gelu(layer(x), approximate="tanh")
+            x = (x - x.mean(1, keepdim=True)) / (x.var(1, correction=0, keepdim=True) + 1e-6).sqrt()
+        torch.testing.assert_close(linear[-1](x).squeeze(1), q, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_along_the_rollout_are_those_of_the_actors_loss(flow):
+    """A_0 is noise[0], and A_k moves by sigma sqrt(dt) with noise[k]: the loss without proximity is differentiated."""
+    module, batch = flow, make_batch()
+    actor, critic, noise = make_networks(module)
+    noise.requires_grad_()
+    loss = module.actor_loss(actor, critic, batch, noise, 0.3, 0.0)[0]
+    slopes = 12 * torch.autograd.grad(loss, noise)[0]
+    slopes[1:] /= actor.K**-0.5 * module.Args().sigma
+    seen = module.path_statistics(*map(module.frozen_view, (actor, critic)), batch["obs"], noise.detach(), 0.3)
+    assert len(seen) == actor.K + 1
+    for k in range(actor.K + 1):
+        assert seen[f"gradients/step_{k}"].item() == pytest.approx(slopes[k].norm(dim=1).mean().item(), rel=1e-3)
+
+
+class Seven:
+    """Every episode has seven steps, and succeeds at its last."""
+
+    def reset(self, seed=None):
+        self.steps, self.taken = 0, []
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        self.taken.append(float(action[0]))
+        return np.full(2, self.steps, np.float32), -1.0, self.steps == 7, False, {"success": self.steps == 7}
+
+
+def test_evaluation_takes_whole_chunks_without_noise(script):
+    """Chunks of three steps: a new one at steps 0, 3 and 6, of the observation there."""
+    args, env, asked = script.Args(eval_episodes=2, horizon_length=3), Seven(), []
+
+    class Policy:
+        def draw_noise(self, batch, generator):
+            return torch.zeros(batch)
+
+        def act(self, obs, noise, deterministic=False):
+            asked.append((obs[0, 0].item(), deterministic))
+            return torch.tensor([[0.1, 0.2, 0.3]]) + obs[:, :1] / 10
+
+    scores = script.evaluate(Policy(), env, args, torch.device("cpu"))
+    assert asked == [(0, True), (3, True), (6, True)] * 2
+    assert env.taken == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
+    assert scores == {"success": 1, "episodic_return": -7, "episodic_length": 7}
+
+
 def test_fql_losses():
     """Distillation moves the one-step policy alone, flow matching the flow alone; Q gets no gradient, mu does."""
     module, batch = load("qc_fql"), make_batch()
@@ -724,6 +810,14 @@ def test_reinflow_updates_are_ppos():
             torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_reinflow_clips_the_gradient():
+    module = load("reinflow")
+    weight = torch.nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    module.descend(optimizer, weight @ torch.tensor([3.0, 4.0]), 0.5)
+    torch.testing.assert_close(weight.data, torch.tensor([-0.3, -0.4]))
+
+
 class Five:
     """Pays 1, 2, .. for its steps; odd episodes terminate at the fourth, even ones are cut off at the fifth."""
 
@@ -864,6 +958,22 @@ def test_time_limit_and_rewards(data):
         env.reset(seed=0)
         steps = [env.step(np.zeros(env.action_space.shape))[1:4] for _ in range(4)]
         assert steps == [(-1.0, False, False)] * 3 + [(-1.0, False, True)]
+
+
+@needs_extras
+def test_sparse_rewards_are_all_or_nothing_online_too():
+    """Two cubes out of place cost 2, or with --sparse 1; in place 0 either way."""
+    module, task = load("sac_flow_g"), "cube-double-play-singletask-task2-v0"
+    for sparse, cost in ((True, -1.0), (False, -2.0)):
+        env = module.make_env(module.with_presets(module.Args(env_id=task, dataset_path="none", sparse=sparse)))
+        env.reset(seed=0)
+        assert env.step(np.zeros(5, np.float32))[1] == cost
+        arm = env.unwrapped
+        for i in range(2):
+            arm._data.joint(f"object_joint_{i}").qpos[:3] = arm._data.mocap_pos[arm._cube_target_mocap_ids[i]]
+        assert all(arm._compute_successes())
+        env.step(np.zeros(5, np.float32))  # OGBench pays for the state before a step
+        assert env.step(np.zeros(5, np.float32))[1] == 0
 
 
 def test_presets_are_the_papers():

@@ -265,6 +265,12 @@ def test_same_seed_same_run(script, tmp_path):
         assert first[tag] != other[tag], tag
 
 
+def test_episodes_of_all_seeds_have_seeds_of_their_own(script):
+    """Seed 1's episodes must not be seed 0's one later; evaluations have the last number."""
+    seeds = {script.episode_seed(seed, episode) for seed in range(10) for episode in (*range(300), 10**9)}
+    assert len(seeds) == 3010
+
+
 def test_watching_does_not_change_the_training(script, tmp_path):
     """Evaluation and logging have random numbers of their own: without them, or with more, training is the same."""
     watched = run(script, tmp_path, "watched", eval_frequency=7, eval_episodes=3, log_frequency=5)

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Minari's DataCollector reseeds the environment at every reset, so that a seed given once holds for one episode only.
+# Minari's DataCollector reseeds the environment at every reset without a seed, so that a seed given once holds for one episode only.
 # Versions: minari 0.5.4, gymnasium 1.4.0
 # Behaviour: gymnasium's reset() without a seed goes on with the generator that reset(seed=..) began. Wrapped in DataCollector the same
-#   call draws 64 bits from the operating system and begins again from them. So a script that seeds its first reset, as most training
-#   loops do, repeats its first episode and no other once it is told to record. options={"minari_autoseed": False} brings the
-#   contract back, at every reset.
+#   call draws 64 bits from the operating system and begins again from them, so that the episode can be repeated alone (its docstring
+#   says so). But a script that seeds its first reset, as most training loops do, repeats its first episode and no other once it is
+#   told to record. options={"minari_autoseed": False}, given at every reset, brings the contract back.
 # Seen 2026-12-01 (start angles of Pendulum-v1, reset(seed=0) and two resets without a seed; the collector's differ by run):
 #   plain                  repeats: True  True  True
 #   collected              repeats: True  False False

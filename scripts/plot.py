@@ -80,7 +80,6 @@ VARIANTS = {
     "candidate_1": "one layer in the candidate",
     "log_std_max_0": "\u03c3 at most 1, not e\u00b2",
     "starts_50k": "50k random steps, not 5k",
-    "two_updates": "two updates per step",
     "entropy_-8.5": "target entropy \u22128.5",
     "no_crossq": "target networks, not CrossQ",
     "corrected": "BatchRenorm corrects",
@@ -178,6 +177,9 @@ def load(args: Args) -> pd.DataFrame:
     for name in data.select_dtypes(exclude=["number", "bool"]).columns.difference(KEYS):
         if "/" not in name:
             data[name] = data[name].map(number)
+    if "updates_per_step" in data:  # which older versions of the scripts did not have
+        ours = data.script.str.match("sac_(gaussian|flow_)")
+        data["updates_per_step"] = data.updates_per_step.where(data.updates_per_step.notna() | ~ours, 1)
     again = data.duplicated(["run", "step"], keep="last")
     if again.any():
         note(f"{again.sum()} rows are there twice, the last of each is taken; joined from two exports?")

@@ -18,7 +18,7 @@
 #                  a forest plot of these and of every other difference between the four scripts
 #   humanoid       Humanoid-v4 over 250k steps, and the flows with K = 10 over 60k; with --small alone
 #   ant            Ant-v4 over 100k steps, Flow-G, Flow-T and the Gaussian; with --small alone
-#   standup        HumanoidStandup-v4 over 50k steps, with the same scripts; with --small alone
+#   standup        HumanoidStandup-v4 over 50k steps, naive too; with --small alone
 #   tasks          Flow-T and the Gaussian on all tasks of from-scratch, humanoid, ant and standup, which run before,
 #                  and these with Flow-G on all but Humanoid-v4; with --small alone
 #   offline-to-online   success rates on manipulation tasks, from data made here (--small) or the official files
@@ -256,7 +256,7 @@ END
         [ $size = small ] || die "standup: add --small; at full size it is among from-scratch"
         store=standup prefix=standup_ usual=("${flags[@]}")
         flags=("${small[@]}" --total-timesteps 50000)
-        sweep "sac_gaussian.py sac_flow_g.py sac_flow_t.py" HumanoidStandup-v4
+        sweep "sac_gaussian.py $flows" HumanoidStandup-v4
         draw "" curves table --returns both
         draw "sampling_steps == 4" gradients
         flags=("${usual[@]}")

@@ -89,7 +89,7 @@ def test_a_script_is_read_from_the_policy_to_the_loop_to_the_housekeeping(script
     policy = ["Velocity", "Actor"] if script.__name__ in FLOWS else ["Actor"]
     assert names[: len(policy) + 1] == ["Args", *policy]
     assert parts["DecoderLayer" if "DecoderLayer" in parts else policy[0]].lineno < 100
-    assert len(fields(script.Args)) <= (41 if script.__name__ == "sac_flow_g" else 40)  # the candidate has two
+    assert len(fields(script.Args)) <= (41 if script.__name__ == "sac_flow_g" else 40)  # it has one variant more
     assert parts["main"].end_lineno - parts["main"].lineno < 160
     housekeeping = text[: text.index("\n# Housekeeping")].count("\n") + 1
     assert (

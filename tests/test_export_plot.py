@@ -587,6 +587,23 @@ def test_runs_that_differ_in_a_flag_are_not_pooled(plot, table, tmp_path, capsys
     assert "| Flow-G | 3302 \u00b1 1 (3)" in capsys.readouterr().out
 
 
+def test_runs_of_before_a_flag_had_one_update_per_step(plot, tmp_path, capsys):
+    """And are not pooled with those of two; other scripts are not said to have the flag."""
+    for seed, flags in enumerate(({}, {"updates_per_step": 1}, {"updates_per_step": 2})):
+        write_run(tmp_path / "runs", seed=seed, **flags)
+    write_run(tmp_path / "runs", "ppo")
+    run_export(tmp_path / "runs", table=tmp_path / "runs.csv")
+    flags = {"figures": ["table"], "csv": tmp_path / "runs.csv"}
+    with pytest.raises(SystemExit):
+        plot.main(plot.Args(**flags))
+    assert "updates_per_step is 1, 2; choose one by --where" in capsys.readouterr().err
+    plot.main(plot.Args(**flags, by=["updates_per_step"]))
+    output = capsys.readouterr().out
+    assert re.search(r"Flow-G, updates_per_step = 1 .*\(2\)", output) and "| PPO |" in output
+    plot.main(plot.Args(**flags, where="updates_per_step != 2 and script != 'ppo'"))
+    assert re.search(r"\| Flow-G \|.*\(2\)", capsys.readouterr().out)
+
+
 def test_an_older_version_without_a_feature_ran_without_it(plot, tmp_path, capsys):
     for seed, flags in enumerate(({}, {"bf16": False}, {"bf16": True})):
         write_run(tmp_path / "runs", seed=seed, **flags)

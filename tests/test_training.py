@@ -307,10 +307,18 @@ def test_renorm_warmup_is_of_every_network(script, tmp_path):
     assert actor.norm.warmup == 3 and script.SIZES["small"]["renorm_warmup"] > script.Args().total_timesteps
 
 
-def test_updates_per_step(script, tmp_path):
-    """Two updates at each of twelve steps; of the actor and the temperature every third."""
+def test_updates_per_step(script, tmp_path, monkeypatch):
+    """Two updates at each of twelve steps; of the actor and the temperature after every third."""
+    calls = []
+
+    def watch(name):
+        plain = getattr(script, name)
+        monkeypatch.setattr(script, name, lambda *inputs: calls.append(name[0]) or plain(*inputs))
+
+    watch("critic_loss"), watch("actor_loss")
     settings = {"total_timesteps": 22, "learning_starts": 10, "batch_size": 4, "run_dir": str(tmp_path)}
     path = script.main(script.Args(**small(**settings, updates_per_step=2)))
+    assert "".join(calls) == "ccca" * 8
     checkpoint = torch.load(f"{path}/checkpoint.pt", weights_only=True)
     parts = {name: checkpoint[f"{name}_optimizer"]["state"].values() for name in ("critic", "actor", "alpha")}
     taken = {name: {int(state["step"]) for state in states} for name, states in parts.items()}

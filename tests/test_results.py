@@ -236,7 +236,7 @@ def curve(script, env, tag="eval_return", name="small.csv"):
     """seed -> {step: value}, of four sampling steps or none."""
     runs = {}
     for row in read(name, script=script, env=env):
-        if row[tag] and (row["sampling_steps"] in ("", "4") or "flow_" not in script or name != "small.csv"):
+        if row[tag] and (name != "small.csv" or row["sampling_steps"] in ("", "4") or "flow_" not in script):
             runs.setdefault(row["seed"], {})[int(row["step"])] = float(row[tag])
     return dict(sorted(runs.items()))
 
@@ -324,6 +324,19 @@ def test_run_by_run_in_the_readme_of_the_baselines():
     (one, before), (other, last) = ((run[100_000], run[90_000]) for run in flowrl.values())
     told = f"but the last, where both its runs fall, to {one:.0f} from {before:.0f} and to {other:.0f} from {last:.0f}"
     assert min(lead[:-1]) > 0 > lead[-1] and told in page
+
+
+def test_two_updates_per_step_in_the_decisions_log():
+    log = (ROOT / "results" / "DECISIONS.md").read_text()
+    (twice,) = curve("sac_gaussian", "HalfCheetah-v4", name="two_updates.csv").values()
+    runs = {"Gaussian, `--updates-per-step 2`, seed 1": twice}
+    for name, script in (("Gaussian", "sac_gaussian"), ("DIME", "dime")):
+        runs |= {f"{name}, seed {seed}": run for seed, run in curve(script, "HalfCheetah-v4").items()}
+    assert len(runs) == 6 and list(twice) == list(STEPS)[:6]
+    for name, run in runs.items():
+        assert f"\n| {name} | {' | '.join(f'{run[step]:.0f}' for step in twice)} |\n" in log
+        assert run is twice or all(run[step] < twice[step] for step in twice)
+    assert {row["updates_per_step"] for row in read("two_updates.csv")} == {"2"}
 
 
 def test_start_at_full_size_in_the_decisions_log():

@@ -32,7 +32,8 @@ def starts(env, options):
 
 
 def repeats(collect, options):
-    first, second = (starts(DataCollector(env) if collect else env, options) for env in (gym.make("Pendulum-v1"), gym.make("Pendulum-v1")))
+    envs = [gym.make("Pendulum-v1") for _ in range(2)]
+    first, second = (starts(DataCollector(env) if collect else env, options) for env in envs)
     return [(one == other).all() for one, other in zip(first, second, strict=True)]
 
 

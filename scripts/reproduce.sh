@@ -19,8 +19,8 @@
 #   humanoid       Humanoid-v4 over 250k steps, and the flows with K = 10 over 60k; with --small alone
 #   ant            Ant-v4 over 100k steps, Flow-G, Flow-T and the Gaussian; with --small alone
 #   standup        HumanoidStandup-v4 over 50k steps, naive too; with --small alone
-#   tasks          Flow-T and the Gaussian on all tasks of from-scratch, humanoid, ant and standup, which run before,
-#                  and these with Flow-G on all but Humanoid-v4; with --small alone
+#   tasks          Flow-G, Flow-T and the Gaussian on all tasks of from-scratch, humanoid, ant and standup, which run
+#                  before; with --small alone
 #   offline-to-online   success rates on manipulation tasks, from data made here (--small) or the official files
 #
 #   --small           critics 256 wide, batches of 256, 100k steps, 5k of them random, 3 seeds; else 1M steps, 5 seeds

@@ -336,7 +336,10 @@ def test_two_updates_per_step_in_the_decisions_log():
     for name, run in runs.items():
         assert f"\n| {name} | {' | '.join(f'{run[step]:.0f}' for step in twice)} |\n" in log
         assert run is twice or all(run[step] < twice[step] for step in twice)
-    assert {row["updates_per_step"] for row in read("two_updates.csv")} == {"2"}
+    flags = read("two_updates.csv")[0]
+    assert flags["updates_per_step"] == "2"
+    corrects = int(flags["learning_starts"]) + int(flags["renorm_warmup"]) // 2
+    assert f"BatchRenorm corrects from {corrects // 1000} 000 steps on, after 100 000 updates" in log
 
 
 def test_start_at_full_size_in_the_decisions_log():

@@ -327,17 +327,36 @@ def test_run_by_run_in_the_readme_of_the_baselines():
 
 
 def test_two_updates_per_step_in_the_decisions_log():
-    log = (ROOT / "results" / "DECISIONS.md").read_text()
-    (twice,) = curve("sac_gaussian", "HalfCheetah-v4", name="two_updates.csv").values()
-    runs = {"Gaussian, `--updates-per-step 2`, seed 1": twice}
-    for name, script in (("Gaussian", "sac_gaussian"), ("DIME", "dime")):
-        runs |= {f"{name}, seed {seed}": run for seed, run in curve(script, "HalfCheetah-v4").items()}
-    assert len(runs) == 6 and list(twice) == list(STEPS)[:6]
-    for name, run in runs.items():
-        assert f"\n| {name} | {' | '.join(f'{run[step]:.0f}' for step in twice)} |\n" in log
-        assert run is twice or all(run[step] < twice[step] for step in twice)
+    stats = pytest.importorskip("scipy.stats")
+    page = (ROOT / "results" / "DECISIONS.md").read_text()
+    log = page.partition("\n## Two critic updates per step\n")[2].partition("\n## ")[0]
+    runs = {
+        "Gaussian, `--updates-per-step 2`": curve("sac_gaussian", "HalfCheetah-v4", name="two_updates.csv"),
+        "Gaussian": curve("sac_gaussian", "HalfCheetah-v4")
+        | curve("sac_gaussian", "HalfCheetah-v4", name="fresh_seeds.csv"),
+        "DIME": curve("dime", "HalfCheetah-v4"),
+    }
+    steps = list(STEPS)[:6]
+    assert [len(of) for of in runs.values()] == [3, 5, 2] and len(re.findall(r"\n\| .*, seed \d \|", log)) == 10
+    for name, of in runs.items():
+        for seed, run in of.items():
+            assert f"\n| {name}, seed {seed} | {' | '.join(f'{run[step]:.0f}' for step in steps)} |\n" in log
+    values = [np.array([[run[step] for step in steps] for run in of.values()]) for of in runs.values()]
+    for name, one, other in (
+        ("two updates minus one", 0, 1),
+        ("DIME minus two updates", 2, 0),
+        ("DIME minus one", 2, 1),
+    ):
+        cells = []
+        for pick in (lambda table: table[:, -1], lambda table: table.mean(axis=1)):
+            pair = pick(values[one]), pick(values[other])
+            low, high = stats.ttest_ind(*pair, equal_var=False).confidence_interval()
+            cells.append(f"{pair[0].mean() - pair[1].mean():+.0f} [{low:+.0f}, {high:+.0f}]")
+            assert low < 0 < high
+        assert f"\n| {name} | {' | '.join(cells)} |\n" in log, cells
+    assert (values[0][0] > values[1][:3]).all(), "what the first seeds alone would have said"
+    assert all(row["updates_per_step"] == "2" for row in read("two_updates.csv"))
     flags = read("two_updates.csv")[0]
-    assert flags["updates_per_step"] == "2"
     corrects = int(flags["learning_starts"]) + int(flags["renorm_warmup"]) // 2
     assert f"BatchRenorm corrects from {corrects // 1000} 000 steps on, after 100 000 updates" in log
 
@@ -504,9 +523,11 @@ def test_target_networks_with_one_layer_in_the_decisions_log(drawn, monkeypatch)
 @pytest.mark.parametrize("page", ["results/README.md", "results/DECISIONS.md"])
 def test_differences_in_the_pages_are_printed(drawn, page):
     text = (ROOT / page).read_text()
-    if page.endswith("DECISIONS.md"):  # width, target networks with one layer and five seeds have tests of their own
+    if page.endswith("DECISIONS.md"):  # these have tests of their own
         start = text.index("in [one_layer.csv](one_layer.csv): at")
         text = text[:start] + text[text.index("## Compilation") :]
+        start = text.index("| two updates minus one |")
+        text = text[:start] + text[text.index("## Against published numbers") :]
         start = text.index("| HalfCheetah-v4, five seeds |")
         text = text[:start] + text[text.index("Seed 4's policies") :]
     shown = re.findall(r"[+-][\d.]+ \[[+-][\d.]+, [+-][\d.]+\]", text)

@@ -125,9 +125,10 @@ def gelu_mlp(sizes: list[int], norm: bool) -> nn.Sequential:
     """Linear layers of these sizes with GELU, and LayerNorm behind it, in between; Glorot-uniform, zero biases."""
     layers = []
     for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
-        layers += [nn.Linear(fan_in, fan_out), nn.GELU("tanh")] + [nn.LayerNorm(fan_out, eps=1e-6)] * norm
-        nn.init.xavier_uniform_(layers[-2 - norm].weight)
-        nn.init.zeros_(layers[-2 - norm].bias)
+        linear = nn.Linear(fan_in, fan_out)
+        nn.init.xavier_uniform_(linear.weight)
+        nn.init.zeros_(linear.bias)
+        layers += [linear, nn.GELU("tanh")] + [nn.LayerNorm(fan_out, eps=1e-6)] * norm
     return nn.Sequential(*layers[: -1 - norm])
 
 
@@ -187,7 +188,7 @@ def critic_loss(critic, target_critic, actor, batch, z, discount):
 
 
 def actor_loss(actor, actor_view, critic, batch, x_0, t, z, distill):
-    """Flow matching of valid steps, and distillation with ascent of Q: the sum, then each. Takes frozen views."""
+    """Flow matching of valid steps, and distillation with ascent of Q: the sum, then each; `actor_view` is frozen."""
     # Flow.
     x_1 = batch["action"]
     v = actor.velocity(batch["obs"], (1 - t) * x_0 + t * x_1, t)
@@ -249,7 +250,7 @@ def main(args: Args) -> str:
         functions = [torch.compile(function, dynamic=False) for function in functions]
     critic_loss_fn, actor_loss_fn = functions
 
-    def update(online: bool) -> dict[str, torch.Tensor]:
+    def update() -> dict[str, torch.Tensor]:
         """One update, the same offline and online; returns tag -> value to log, on the device."""
         batch = buffer.sample(args.batch_size, args.horizon_length, args.gamma, generator)
         # Critic.
@@ -288,9 +289,8 @@ def main(args: Args) -> str:
         loss.backward()
         print(f"compiled in {time.perf_counter() - began:.0f} s")
 
-    parts = {"actor": actor}
     # A checkpoint is these parts, the generator, the counters, the rest of a chunk, and online steps in their own file.
-    parts |= {"critic": critic, "target_critic": target_critic}
+    parts = {"actor": actor, "critic": critic, "target_critic": target_critic}
     parts |= {"actor_optimizer": actor_optimizer, "critic_optimizer": critic_optimizer}
     if checkpoint:
         rows = restore(args.resume, checkpoint, parts, buffer, generator)
@@ -337,7 +337,7 @@ def main(args: Args) -> str:
         # Write a checkpoint.
         stopping, last = bool(STOP), step == last_step  # a signal that comes later counts at the next step
         if stopping or due(step, args.checkpoint_frequency, last_step):
-            require_finite(step, metrics | {name: total(part) for name, part in parts.items() if name != "temperature"})
+            require_finite(step, metrics | {name: total(part) for name, part in parts.items()})
             writer.flush()
             state = {name: part.state_dict() for name, part in parts.items()} | {"args": asdict(args), "step": step}
             state |= {"generator": generator.get_state(), "data": buffer.fingerprint, "device": device.type}
@@ -354,7 +354,7 @@ def main(args: Args) -> str:
             buffer.load(load_dataset(args, loaded, env))
         online, metrics, phase = step >= args.offline_steps, {}, "pretraining"  # what is not computed now is not logged
         if not online or step >= args.offline_steps + args.learning_starts:
-            metrics = update(online)
+            metrics = update()
         if online:
             phase = "training" if metrics else "acting"
             if ended or obs is None:  # and not earlier: relabelling a shard resets env too
@@ -643,7 +643,7 @@ def load_robomimic(args: Args, file: str, env: gym.Env) -> dict[str, np.ndarray]
             reward, done = group["rewards"][()], group["dones"][()].astype(bool)
             # A failed demonstration is done at its end too: no success, so that its end has a value like any state.
             step = {"action": group["actions"][()], "reward": reward - 1.0, "mask": 1.0 - (done & (reward == 1))}
-            # Official files go on for some steps that are all done: nothing behind the first belongs to a chunk.
+            # Official files go on for some steps that are all done: no chunk goes on behind the first.
             step["terminal"] = done | (np.arange(len(done)) == len(done) - 1)
             for side in ("obs", "next_obs"):
                 step[side] = np.concatenate([group[f"{side}/{key}"] for key in OBS_KEYS], axis=1)

@@ -62,11 +62,11 @@ class Args:
     update_epochs: int = 5  # passes over an iteration's chunks; the actor's end beyond --target-kl
     gamma: float = 0.999  # discount per chunk
     gae_lambda: float = 0.95  # of generalised advantage estimation
-    clip_coef: float = 0.01  # PPO's range of the ratio
+    clip_coef: float = 0.01  # PPO's range of the ratio, which is per step and dimension of the chain
     ent_coef: float = 0.01  # weight of the chain's entropy per step and dimension
-    vf_coef: float = 0.5  # weight of the value loss
+    vf_coef: float = 0.5  # weight of the value loss; the critic's own AdamW undoes it but for the gradient's clip
     max_grad_norm: float = 25.0  # clip of the gradient's norm
-    target_kl: float = 0.01  # estimated divergence that ends an iteration's updates of the actor
+    target_kl: float = 0.01  # estimated divergence, of that ratio, that ends an iteration's updates of the actor
     critic_warmup: int = 2  # iterations that update the critic alone
     actor_lr: float = 4.5e-5  # AdamW step size of flow and noise, to less than half along a cosine
     critic_lr: float = 6.5e-4  # AdamW step size of the critic
@@ -150,7 +150,7 @@ class Actor(nn.Module):
     def sample(self, obs: torch.Tensor, noise: torch.Tensor, deterministic=False) -> torch.Tensor:
         """obs (B, n), noise (K + 1, B, d) -> chain x_0, .., x_K (K + 1, B, d); steps' noise is truncated at 3 sigma."""
         obs = self.normalize(obs)
-        chain, std = [noise[0]], self.std(obs) * (not deterministic)
+        chain, std = [noise[0]], 0.0 if deterministic else self.std(obs)
         for k in range(self.K):
             chain.append(self.mean(obs, chain[-1], k) + std * noise[k + 1].clamp(-3, 3))
         return torch.stack(chain)
@@ -401,14 +401,15 @@ def main(args: Args) -> str:
         state["counters"] = episode, iteration, evaluated
         save_checkpoint(path, state)
 
-    metrics, step = {}, start
+    metrics, step, stopping = {}, start, False
     if not evaluated:  # at the step where the run was stopped
         evaluated = log_evaluation()
+        stopping = not evaluated
         save()
     # With miniters=1 its rate, and thus the remaining time, is that of the moment; disable=None: on a terminal alone.
     progress = tqdm(total=last_step, initial=start, miniters=1, disable=None, leave=False)
     clock, clock_step = time.perf_counter(), start
-    while step < last_step:
+    while step < last_step and not stopping:
         before, began = step, (step, episode, generator.get_state())
         if step < args.offline_steps:
             # Flow matching.
@@ -449,8 +450,6 @@ def main(args: Args) -> str:
         stopping = bool(STOP)  # a signal that comes later counts at the next step
         if stopping or step == last_step or due(args.checkpoint_frequency, before, step):
             save()
-        if stopping:
-            break
         clock += time.perf_counter() - paused  # steps/s is of training alone
     for opened in {progress, writer, lock, *envs, eval_env}:  # without evaluations the last is one of those
         opened.close()
@@ -712,7 +711,7 @@ def load_robomimic(args: Args, file: str, env: gym.Env) -> dict[str, np.ndarray]
             reward, done = group["rewards"][()], group["dones"][()].astype(bool)
             # A failed demonstration is done at its end too: no success, so that its end has a value like any state.
             step = {"action": group["actions"][()], "reward": reward - 1.0, "mask": 1.0 - (done & (reward == 1))}
-            # Official files go on for some steps that are all done: nothing behind the first belongs to a chunk.
+            # Official files go on for some steps that are all done: no chunk goes on behind the first.
             step["terminal"] = done | (np.arange(len(done)) == len(done) - 1)
             for side in ("obs", "next_obs"):
                 step[side] = np.concatenate([group[f"{side}/{key}"] for key in OBS_KEYS], axis=1)

@@ -222,9 +222,10 @@ def gelu_mlp(sizes: list[int], norm: bool) -> nn.Sequential:
     """Linear layers of these sizes with GELU, and LayerNorm behind it, in between; Glorot-uniform, zero biases."""
     layers = []
     for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
-        layers += [nn.Linear(fan_in, fan_out), nn.GELU("tanh")] + [nn.LayerNorm(fan_out, eps=1e-6)] * norm
-        nn.init.xavier_uniform_(layers[-2 - norm].weight)
-        nn.init.zeros_(layers[-2 - norm].bias)
+        linear = nn.Linear(fan_in, fan_out)
+        nn.init.xavier_uniform_(linear.weight)
+        nn.init.zeros_(linear.bias)
+        layers += [linear, nn.GELU("tanh")] + [nn.LayerNorm(fan_out, eps=1e-6)] * norm
     return nn.Sequential(*layers[: -1 - norm])
 
 
@@ -785,7 +786,7 @@ def load_robomimic(args: Args, file: str, env: gym.Env) -> dict[str, np.ndarray]
             reward, done = group["rewards"][()], group["dones"][()].astype(bool)
             # A failed demonstration is done at its end too: no success, so that its end has a value like any state.
             step = {"action": group["actions"][()], "reward": reward - 1.0, "mask": 1.0 - (done & (reward == 1))}
-            # Official files go on for some steps that are all done: nothing behind the first belongs to a chunk.
+            # Official files go on for some steps that are all done: no chunk goes on behind the first.
             step["terminal"] = done | (np.arange(len(done)) == len(done) - 1)
             for side in ("obs", "next_obs"):
                 step[side] = np.concatenate([group[f"{side}/{key}"] for key in OBS_KEYS], axis=1)

@@ -1483,6 +1483,14 @@ def test_interrupted_run_goes_on_exactly(name, data, whole_run, tmp_path, monkey
     state = script.load_checkpoint(str(part))
     if moment == "evaluation":
         assert len(calls) == 5 and state["counters"][-1] is False  # it stopped at once, and is due
+        calls.clear()
+        monkeypatch.setattr(script, "next_chunk", stopping(script.next_chunk, 1, deterministic))
+        with pytest.raises(SystemExit):  # and again where the resumed run makes up for it
+            script.main(script.read_args(["--resume", str(part)]))
+        monkeypatch.undo()
+        script.STOP.clear()
+        again = script.load_checkpoint(str(part))
+        assert again["step"] == state["step"] and again["counters"][-1] is False
     if name != "reinflow" and moment == "chunk":
         assert len(state["queue"]) in (1, 2, 3, 4) and 0 <= state["counters"][2] < state["counters"][0]
     if name != "reinflow":  # what a crash leaves behind a checkpoint is cut off

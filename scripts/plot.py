@@ -219,11 +219,13 @@ def with_lines(data: pd.DataFrame, by: list[str] | None) -> pd.DataFrame:
     flags = [name for name in data.columns if "/" not in name and name not in {*KEYS, *NOT_FLAGS, *HARMLESS}]
     for (line, env), rows in data.groupby(["line", "env"]):
         for name in flags:
-            values = rows[name].dropna().unique()  # a run of an older script may lack the flag
+            # A run of an older script may lack the flag. What prints alike is alike: the entropy of data that were made
+            # on two processors differs in its last digits.
+            values = rows[name].dropna().map(text).unique()
             remedy = "choose one by --where"
             if by is not None:
                 remedy += f", or draw a line for each by --by {name}"
-            require(len(values) <= 1, f"{line} on {env}: {name} is {', '.join(map(text, values))}; {remedy}")
+            require(len(values) <= 1, f"{line} on {env}: {name} is {', '.join(values)}; {remedy}")
         done = set(rows.run[rows.finished == 1])
         for seed, runs in rows.groupby("seed").run:
             # The last finished one; the folder's name ends in the time of the start.

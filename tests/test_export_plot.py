@@ -587,6 +587,15 @@ def test_runs_that_differ_in_a_flag_are_not_pooled(plot, table, tmp_path, capsys
     assert "| Flow-G | 3302 \u00b1 1 (3)" in capsys.readouterr().out
 
 
+def test_flags_that_print_alike_are_pooled(plot, tmp_path, capsys):
+    """As the entropies of demonstrations that were made on two processors."""
+    for seed, entropy in enumerate((-39.196486, -39.196508)):
+        write_run(tmp_path / "runs", seed=seed, target_entropy=entropy)
+    run_export(tmp_path / "runs", table=tmp_path / "runs.csv")
+    plot.main(plot.Args(figures=["table"], csv=tmp_path / "runs.csv"))
+    assert re.search(r"\| Flow-G \|.*\(2\)", capsys.readouterr().out)
+
+
 def test_runs_of_before_a_flag_had_one_update_per_step(plot, tmp_path, capsys):
     """And are not pooled with those of two; other scripts are not said to have the flag."""
     for seed, flags in enumerate(({}, {"updates_per_step": 1}, {"updates_per_step": 2})):

@@ -612,7 +612,6 @@ def test_success_rates_in_the_readme():
         if script != "sac_gaussian":
             cells = cell("can", f"o2o_{script}", 5000, 15000), cell(CUBE, f"o2o_{script}", 10000, 30000)
             assert f"\n| {name} | {' | '.join(cells)} |\n" in readme, (name, cells)
-    first = [row for row in rows if row["seed"] == "1"]
     lift = {(row["script"], row["step"], row["seed"]): row for row in rows if row["env"] == "lift"}
     names, ends = SCRIPTS | {"Flow-G, on the data alone": "sac_flow_g-no_experience", "QC-FQL": "qc_fql"}, {}
     for name, script in list(names.items())[1:]:  # without the Gaussian
@@ -637,10 +636,17 @@ def test_success_rates_in_the_readme():
     assert gain.min() > 0 and low < 0
     assert f"faster in each seed, by {gain.mean():.1f} [{low:.1f}, {high:+.1f}] steps" in " ".join(readme.split())
     for name, script in (("Flow-G", "o2o_sac_flow_g"), ("QC-FQL", "o2o_qc_fql")):
-        square = {row["script"] + row["step"]: row for row in first if row["env"] == "square"}
-        runs = square[script + "5000"], square[script + "15000"], square[f"{script}-no_experience15000"]
-        cells = (f"{float(row['eval/success']):.2f}".removeprefix("0") for row in runs)
+        square = [row for row in rows if row["env"] == "square"]
+        cells = []
+        for run, step in ((script, "5000"), (script, "15000"), (f"{script}-no_experience", "15000")):
+            mine = sorted((row["seed"], row) for row in square if (row["script"], row["step"]) == (run, step))
+            cells.append(" ".join(f"{float(row['eval/success']):.2f}".removeprefix("0") for _, row in mine))
         assert f"\n| {name} | {' | '.join(cells)} |\n" in readme.partition("### Square")[2]
+    episodes = {
+        run: sum(int(row["train_episodes"]) for row in square if row["run"] == run)
+        for run in {row["run"] for row in square}
+    }
+    assert f"some {np.mean(list(episodes.values())):.0f} episodes" in readme
     reinflow = [f"{float(row['eval/success']):.2f}"[1:] for row in rows if row["script"] == "o2o_reinflow"]
     assert f"{reinflow[0]} before, {reinflow[-1]} after ten times the others' steps" in " ".join(readme.split())
 

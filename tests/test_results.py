@@ -635,13 +635,23 @@ def test_success_rates_in_the_readme():
     low, high = stats.t.interval(0.95, len(gain) - 1, gain.mean(), stats.sem(gain))
     assert gain.min() > 0 and low < 0
     assert f"faster in each seed, by {gain.mean():.1f} [{low:.1f}, {high:+.1f}] steps" in " ".join(readme.split())
-    for name, script in (("Flow-G", "o2o_sac_flow_g"), ("QC-FQL", "o2o_qc_fql")):
+    gains = {}
+    for name, script in list((SCRIPTS | {"QC-FQL": "qc_fql"}).items())[1:]:  # without the Gaussian
         square = [row for row in rows if row["env"] == "square"]
         cells = []
         for run, step in ((script, "5000"), (script, "15000"), (f"{script}-no_experience", "15000")):
-            mine = sorted((row["seed"], row) for row in square if (row["script"], row["step"]) == (run, step))
-            cells.append(" ".join(f"{float(row['eval/success']):.2f}".removeprefix("0") for _, row in mine))
+            mine = [row for row in square if (row["script"], row["step"]) == (f"o2o_{run}", step)]
+            rates = [float(row["eval/success"]) for row in sorted(mine, key=lambda row: row["seed"])]
+            cells.append(" ".join(f"{rate:.2f}".removeprefix("0") for rate in rates))
+            gains.setdefault(script, []).append(rates)
         assert f"\n| {name} | {' | '.join(cells)} |\n" in readme.partition("### Square")[2]
+    loss = np.subtract(gains["qc_fql"][2], gains["qc_fql"][1])
+    low, high = (f"{bound:.2f}"[1:] for bound in stats.t.interval(0.95, 2, loss.mean(), stats.sem(loss)))
+    told = f"lower with it in each seed, by {loss.mean():.2f} [{low}, {high}]".replace("by 0", "by ")
+    assert loss.min() > 0 and told in readme
+    worst = [row["eval/success"] for row in square if row["script"] == "o2o_sac_flow_g-no_experience"][-2:]
+    assert f"is at 0 in one seed, where the evaluation before has {float(worst[0]):.2f}".replace(" 0.", " .") in readme
+    assert float(worst[1]) == 0
     episodes = {
         run: sum(int(row["train_episodes"]) for row in square if row["run"] == run)
         for run in {row["run"] for row in square}

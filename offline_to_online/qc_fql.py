@@ -250,7 +250,7 @@ def main(args: Args) -> str:
         functions = [torch.compile(function, dynamic=False) for function in functions]
     critic_loss_fn, actor_loss_fn = functions
 
-    def update() -> dict[str, torch.Tensor]:
+    def update(online: bool) -> dict[str, torch.Tensor]:
         """One update, the same offline and online; returns tag -> value to log, on the device."""
         batch = buffer.sample(args.batch_size, args.horizon_length, args.gamma, generator)
         # Critic.
@@ -289,8 +289,9 @@ def main(args: Args) -> str:
         loss.backward()
         print(f"compiled in {time.perf_counter() - began:.0f} s")
 
+    parts = {"actor": actor}
     # A checkpoint is these parts, the generator, the counters, the rest of a chunk, and online steps in their own file.
-    parts = {"actor": actor, "critic": critic, "target_critic": target_critic}
+    parts |= {"critic": critic, "target_critic": target_critic}
     parts |= {"actor_optimizer": actor_optimizer, "critic_optimizer": critic_optimizer}
     if checkpoint:
         rows = restore(args.resume, checkpoint, parts, buffer, generator)
@@ -337,7 +338,7 @@ def main(args: Args) -> str:
         # Write a checkpoint.
         stopping, last = bool(STOP), step == last_step  # a signal that comes later counts at the next step
         if stopping or due(step, args.checkpoint_frequency, last_step):
-            require_finite(step, metrics | {name: total(part) for name, part in parts.items()})
+            require_finite(step, metrics | {name: total(part) for name, part in parts.items() if name != "temperature"})
             writer.flush()
             state = {name: part.state_dict() for name, part in parts.items()} | {"args": asdict(args), "step": step}
             state |= {"generator": generator.get_state(), "data": buffer.fingerprint, "device": device.type}
@@ -354,7 +355,7 @@ def main(args: Args) -> str:
             buffer.load(load_dataset(args, loaded, env))
         online, metrics, phase = step >= args.offline_steps, {}, "pretraining"  # what is not computed now is not logged
         if not online or step >= args.offline_steps + args.learning_starts:
-            metrics = update()
+            metrics = update(online)
         if online:
             phase = "training" if metrics else "acting"
             if ended or obs is None:  # and not earlier: relabelling a shard resets env too

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# XuanCe's SAC is tested with its exploration noise: test_mode, "True for testing without noises", changes nothing in it. TD3's and DDPG's works.
+# XuanCe's SAC is tested with its exploration noise: test_mode, "True for testing without noises", changes nothing in it. TD3's works.
 # Versions: xuance 1.4.4, torch 2.13.0, gymnasium 1.2.3
 # Behaviour: test(), which says that it selects actions "in deterministic (test) mode", passes test_mode=True, and SAC's agent draws from its
 #   policy all the same. So the curves of tests are those of the noisy policy, lower than others' where noise costs return.

@@ -188,7 +188,7 @@ def critic_loss(critic, target_critic, actor, batch, z, discount):
 
 
 def actor_loss(actor, actor_view, critic, batch, x_0, t, z, distill):
-    """Flow matching of valid steps, and distillation with ascent of Q: the sum, then each; `actor_view` is frozen."""
+    """Flow matching of valid steps, distillation with ascent of Q: their sum, then each; view and critic are frozen."""
     # Flow.
     x_1 = batch["action"]
     v = actor.velocity(batch["obs"], (1 - t) * x_0 + t * x_1, t)

@@ -66,7 +66,7 @@ class Args:
     ent_coef: float = 0.01  # weight of the chain's entropy per step and dimension
     vf_coef: float = 0.5  # weight of the value loss; the critic's own AdamW undoes it but for the gradient's clip
     max_grad_norm: float = 25.0  # clip of the gradient's norm
-    target_kl: float = 0.01  # estimated divergence, of that ratio, that ends an iteration's updates of the actor
+    target_kl: float = 0.01  # estimated divergence, per step and dimension, that ends an iteration's actor updates
     critic_warmup: int = 2  # iterations that update the critic alone
     actor_lr: float = 4.5e-5  # AdamW step size of flow and noise, to less than half along a cosine
     critic_lr: float = 6.5e-4  # AdamW step size of the critic

@@ -635,28 +635,28 @@ def test_success_rates_in_the_readme():
     low, high = stats.t.interval(0.95, len(gain) - 1, gain.mean(), stats.sem(gain))
     assert gain.min() > 0 and low < 0
     assert f"faster in each seed, by {gain.mean():.1f} [{low:.1f}, {high:+.1f}] steps" in " ".join(readme.split())
-    gains = {}
+    square, ends = [row for row in rows if row["env"] == "square"], {}
     for name, script in list((SCRIPTS | {"QC-FQL": "qc_fql"}).items())[1:]:  # without the Gaussian
-        square = [row for row in rows if row["env"] == "square"]
         cells = []
         for run, step in ((script, "5000"), (script, "15000"), (f"{script}-no_experience", "15000")):
             mine = [row for row in square if (row["script"], row["step"]) == (f"o2o_{run}", step)]
             rates = [float(row["eval/success"]) for row in sorted(mine, key=lambda row: row["seed"])]
             cells.append(" ".join(f"{rate:.2f}".removeprefix("0") for rate in rates))
-            gains.setdefault(script, []).append(rates)
+            ends[run] = np.array(rates)  # of the last step, which comes last
         assert f"\n| {name} | {' | '.join(cells)} |\n" in readme.partition("### Square")[2]
-    loss = np.subtract(gains["qc_fql"][2], gains["qc_fql"][1])
-    low, high = (f"{bound:.2f}"[1:] for bound in stats.t.interval(0.95, 2, loss.mean(), stats.sem(loss)))
-    told = f"lower with it in each seed, by {loss.mean():.2f} [{low}, {high}]".replace("by 0", "by ")
-    assert loss.min() > 0 and told in readme
-    worst = [row["eval/success"] for row in square if row["script"] == "o2o_sac_flow_g-no_experience"][-2:]
-    assert f"is at 0 in one seed, where the evaluation before has {float(worst[0]):.2f}".replace(" 0.", " .") in readme
-    assert float(worst[1]) == 0
-    episodes = {
-        run: sum(int(row["train_episodes"]) for row in square if row["run"] == run)
-        for run in {row["run"] for row in square}
-    }
-    assert f"some {np.mean(list(episodes.values())):.0f} episodes" in readme
+    loss = ends["qc_fql-no_experience"] - ends["qc_fql"]
+    low, high = stats.t.interval(0.95, len(loss) - 1, loss.mean(), stats.sem(loss))
+    numbers = f"{loss.mean():.2f} [{low:.2f}, {high:.2f}]".replace("0.", ".")
+    assert loss.min() > 0 and f"lower with it in each seed, by {numbers}." in readme
+    assert ends["sac_flow_g-no_experience"][2] == 0
+    (before,) = (
+        row["eval/success"]
+        for row in square
+        if (row["script"], row["seed"], row["step"]) == ("o2o_sac_flow_g-no_experience", "3", "12500")
+    )
+    assert f"is at 0 in one seed, where the evaluation before has {before.removeprefix('0')}:" in readme
+    episodes = sum(int(row["train_episodes"]) for row in square) / len({row["run"] for row in square})
+    assert f"some {episodes:.0f} episodes" in readme
     reinflow = [f"{float(row['eval/success']):.2f}"[1:] for row in rows if row["script"] == "o2o_reinflow"]
     assert f"{reinflow[0]} before, {reinflow[-1]} after ten times the others' steps" in " ".join(readme.split())
 
